@@ -1,0 +1,178 @@
+"""What happened: one Trace for each run, whichever engine it ran on."""
+
+import os
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.errors import LabError, TraceError
+from helpers.experiment import Experiment
+
+__all__ = ["LANES", "OUTCOMES", "Trace"]
+
+LANES = ("direct", "limited")
+OUTCOMES = ("succeeded", "failed", "timed_out", "dead_lettered")
+
+FORMAT = 1
+_COLUMNS = {
+    "items": {
+        "item": "int64",
+        "lane": "str",
+        "arrival": "float64",
+        "enqueued": "float64",
+        "service_start": "float64",
+        "service_end": "float64",
+        "returned": "float64",
+        "attempts": "int64",
+        "outcome": "str",
+    },
+    "attempts": {
+        "item": "int64",
+        "attempt": "int64",
+        "worker": "str",
+        "start": "float64",
+        "end": "float64",
+        "outcome": "str",
+    },
+    "samples": {"time": "float64", "visible": "int64", "in_flight": "int64"},
+}
+_WORDS = {
+    ("items", "lane"): LANES,
+    ("items", "outcome"): OUTCOMES,
+    ("attempts", "outcome"): ("succeeded", "failed", "late", "lost"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """The record of one run. Times are float seconds since the execution started, NaN where they never came.
+
+    items: one row an item, in the order in which the map returned the results.
+        item, lane ("direct" or "limited"), arrival (its child execution began), enqueued (its message was
+        sent; equals arrival in the direct lane), service_start and service_end (of the attempt that counted,
+        or else of the last), returned (its child execution ended), attempts (how many),
+        outcome ("succeeded", "failed", "timed_out" or "dead_lettered").
+    attempts: one row an attempt.
+        item, attempt (from 1), worker, start, end (NaN if lost), outcome ("succeeded", "failed",
+        "late" for an answer that was refused because the task had ended, or "lost").
+    samples: the depth of the queue as SQS reports it, in messages: time, visible, in_flight. May be empty.
+    started: UTC time of the execution's start, ISO 8601. versions: what ran, by name.
+    clock_seconds: how far the engine's clocks may disagree, 0.0 where there is only one.
+
+    Columns are brought to one dtype each, columns beyond these are left out, and rows keep their order.
+    Raises TraceError for a missing column, a value that does not fit its column, or a time that is not UTC.
+    """
+
+    experiment: Experiment
+    engine: str
+    items: pd.DataFrame
+    attempts: pd.DataFrame
+    samples: pd.DataFrame
+    started: str
+    versions: dict[str, str]
+    clock_seconds: float
+
+    def __post_init__(self) -> None:
+        for name in _COLUMNS:
+            object.__setattr__(self, name, _normalised(name, getattr(self, name)))
+        try:
+            offset = datetime.fromisoformat(self.started).utcoffset()
+        except (TypeError, ValueError):
+            offset = None
+        if offset != timedelta(0):
+            raise TraceError(
+                f"started={self.started!r}: it must be a UTC time in ISO 8601; end it with +00:00."
+            )
+        if not 0 <= self.clock_seconds < np.inf:
+            raise TraceError(
+                f"clock_seconds={self.clock_seconds!r}: it must be finite and >= 0; give seconds."
+            )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the trace as one Parquet file and return its path; a file is there whole or not at all.
+
+        The file is one flat table that any Parquet reader can query: the rows of items, attempts and samples
+        one after another, told apart by the column `record`, null in the columns that a record lacks. What
+        is not a table is in `DataFrame.attrs`, which pandas keeps in the metadata of the file.
+        """
+        path = Path(path)
+        # Int64 can hold nulls: with int64 the rows of another record would turn whole numbers into floats.
+        nullable = [
+            getattr(self, name).astype({c: "Int64" for c, dtype in columns.items() if dtype == "int64"})
+            for name, columns in _COLUMNS.items()
+        ]
+        whole = pd.concat(nullable, keys=list(_COLUMNS), names=["record", None]).reset_index("record")
+        whole.attrs = {
+            "format": FORMAT,
+            "experiment": self.experiment.to_dict(),
+            "engine": self.engine,
+            "started": self.started,
+            "versions": self.versions,
+            "clock_seconds": self.clock_seconds,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            whole.to_parquet(partial, index=False, write_page_checksum=True)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Trace":
+        """The trace that `save` wrote. Raises TraceError that names the file and what is wrong with it."""
+        try:
+            with open(path, "rb") as file:  # given a path, pandas would also read columns from "item=3/"
+                whole = pd.read_parquet(file, page_checksum_verification=True)
+        except (OSError, ValueError) as error:
+            raise TraceError(f"{path}: cannot be read as Parquet ({error}); record the run again.") from error
+        about: dict[str, Any] = {str(key): value for key, value in whole.attrs.items()}
+        version = about.pop("format", None)
+        if version is None:
+            raise TraceError(f"{path}: is Parquet but no trace; give a file that Trace.save wrote.")
+        if version != FORMAT:
+            raise TraceError(
+                f"{path}: has trace format {version}, but this release reads format {FORMAT}; "
+                f"read it with the release that wrote it, or record the run again."
+            )
+        try:
+            about["experiment"] = Experiment.from_dict(about["experiment"])
+            about.update({name: whole[whole["record"] == name] for name in _COLUMNS})
+            return cls(**about)
+        except (LabError, KeyError, TypeError) as error:
+            raise TraceError(f"{path}: does not hold a whole trace ({error}); record it again.") from error
+
+
+def _normalised(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    missing = [column for column in _COLUMNS[name] if column not in frame.columns]
+    if missing:
+        raise TraceError(f"{name} lacks {missing}: it needs {list(_COLUMNS[name])}; add what is missing.")
+    columns = {}
+    for column, dtype in _COLUMNS[name].items():
+        try:
+            columns[column] = _cast(frame[column], dtype)
+        except (TypeError, ValueError) as error:
+            raise TraceError(
+                f"{name}.{column} must be {dtype} in every row ({error}); correct it."
+            ) from error
+        allowed = _WORDS.get((name, column))
+        if allowed and not (known := columns[column].isin(allowed)).all():
+            raise TraceError(
+                f"{name}.{column} has {columns[column][~known].iloc[0]!r}: give one of {allowed}."
+            )
+    return pd.DataFrame(columns)
+
+
+def _cast(values: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
+    if dtype != "float64" and values.isna().any():
+        raise ValueError("a value is missing")
+    result: pd.Series[Any] = values.astype(dtype).reset_index(drop=True)
+    if dtype == "int64" and not np.array_equal(result.to_numpy(), values.to_numpy(dtype=np.float64)):
+        raise ValueError("a value is not whole")
+    return result
