@@ -1,0 +1,67 @@
+"""What every live engine offers: clients, a run of an Experiment, and a clean end."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from botocore.config import Config
+
+from helpers.experiment import Experiment
+from helpers.trace import Trace
+
+# Patient: a throttled or reset call is tried again; wide: one connection for each concurrent caller.
+CLIENT_CONFIG = Config(
+    retries={"mode": "standard", "max_attempts": 10}, max_pool_connections=1000, read_timeout=900
+)
+
+
+class Engine:
+    """A place where experiments run. Use as a context manager, or `close` it."""
+
+    name: ClassVar[str]
+    clock_seconds: ClassVar[float]
+    """How far the clocks that time one trace may disagree (seconds)."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, Any] = {}
+
+    def _new_client(self, service: str) -> Any:
+        raise NotImplementedError
+
+    def client(self, service: str) -> Any:
+        """The boto3 client of an AWS service on this engine, e.g. `client("sqs")`; safe to share by threads."""
+        if service not in self._clients:
+            self._clients[service] = self._new_client(service)
+        return self._clients[service]
+
+    def fleet_environment(self) -> dict[str, str]:
+        """The environment in which a fleet process finds this engine with plain boto3."""
+        raise NotImplementedError
+
+    def versions(self) -> dict[str, str]:
+        """The versions of what a measurement depends on, by name."""
+        return {name: version(name) for name in ("boto3", "concurrency-lab")}
+
+    def run(self, experiment: Experiment, progress: bool = True) -> Trace:
+        """Deploy the combined workflow, run the experiment on it, destroy it, return the trace.
+
+        Raises LabError when the workflow cannot be deployed or does not end; what was deployed is
+        destroyed in any case.
+        """
+        from helpers import live, stack
+
+        with stack.deploy(self, "combined", stack.parameters(experiment)) as deployed:
+            return live.run(deployed, experiment, progress=progress)
+
+    def close(self) -> None:
+        """End what this engine started, if anything."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

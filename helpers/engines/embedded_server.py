@@ -1,0 +1,166 @@
+"""The embedded engine's server process: the pinned ministack with AWS's behaviour put right.
+
+Started by `helpers.engines.embedded` as `python -m helpers.engines.embedded_server [--watch-stdin]`.
+Each correction is one function that wraps one of ministack's, for what the lessons rely on and the
+emulator leaves out; each has its test in tests/test_embedded.py. They are written for one release,
+so the server refuses to start on another.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+WRITTEN_FOR = "1.5.33"
+HEARTBEAT_CHECK_SECONDS = 0.1
+
+State = dict[str, Any]
+Step = Callable[..., Any]
+
+
+def limits_from_paths(sfn: Any, execute: Step) -> Step:
+    """MaxConcurrencyPath, TimeoutSecondsPath and their like select a number from the state's input."""
+    fields = (
+        "HeartbeatSeconds",
+        "MaxConcurrency",
+        "TimeoutSeconds",
+        "ToleratedFailureCount",
+        "ToleratedFailurePercentage",
+    )
+
+    def corrected(state: State, raw_input: Any, execution: Any, ctx: dict[str, Any]) -> Any:
+        paths = {field: state[f"{field}Path"] for field in fields if f"{field}Path" in state}
+        if paths:
+            effective = sfn._apply_input_path(state, raw_input, ctx)
+            numbers = {f: sfn._resolve_path_or_ctx(path, effective, ctx) for f, path in paths.items()}
+            state = {**state, **numbers}
+        return execute(state, raw_input, execution, ctx)
+
+    return corrected
+
+
+def context_of_children(run_states: Step) -> Step:
+    """In a child execution `$$.Execution` is the child, not its parent."""
+
+    def corrected(states: Any, start_at: str, data: Any, execution: Any, ctx: dict[str, Any]) -> Any:
+        if "mapRunArn" in execution and ctx["Execution"]["Id"] != execution["executionArn"]:
+            ctx["Execution"] = {
+                "Id": execution["executionArn"],
+                "Input": data,
+                "Name": execution["name"],
+                "RoleArn": ctx["Execution"].get("RoleArn"),
+                "StartTime": execution["startDate"],
+            }
+        return run_states(states, start_at, data, execution, ctx)
+
+    return corrected
+
+
+class Callbacks:
+    """Callback tasks: the heartbeat clock, and a new token for each attempt."""
+
+    def __init__(self, sfn: Any) -> None:
+        self.sfn = sfn
+        self.running = threading.local()
+        self.clocks: dict[str, tuple[float, float, tuple[str, str, str]]] = {}
+        threading.Thread(target=self._expire, daemon=True, name="heartbeats").start()
+
+    def new_token_for_each_attempt(self, execute: Step) -> Step:
+        """A retried task waits for a token of its own; the old one is dead."""
+
+        def corrected(state: State, raw_input: Any, execution: Any, ctx: dict[str, Any]) -> Any:
+            self.running.ctx = ctx
+            return execute(state, raw_input, execution, ctx)
+
+        return corrected
+
+    def wait(self, wait: Step) -> Step:
+        """HeartbeatSeconds without a heartbeat ends the task with States.HeartbeatTimeout."""
+
+        def corrected(resource: str, data: Any, token: str, state: State) -> Any:
+            if "HeartbeatSeconds" in state:
+                key = (self.sfn.get_account_id(), self.sfn.get_region(), token)
+                self._start(token, state["HeartbeatSeconds"], key)
+            try:
+                return wait(resource, data, token, state)
+            finally:
+                self.clocks.pop(token, None)
+                self.running.ctx["Task"] = {"Token": self.sfn.new_uuid()}
+
+        return corrected
+
+    def heartbeat(self, send: Step) -> Step:
+        """SendTaskHeartbeat starts the task's heartbeat clock anew."""
+
+        def corrected(data: dict[str, Any]) -> Any:
+            token = data.get("taskToken", "")
+            if token in self.clocks:
+                _, seconds, key = self.clocks[token]
+                self._start(token, seconds, key)
+            return send(data)
+
+        return corrected
+
+    def _start(self, token: str, seconds: float, key: tuple[str, str, str]) -> None:
+        self.clocks[token] = (time.monotonic() + seconds, seconds, key)
+
+    def _expire(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT_CHECK_SECONDS)
+            for deadline, seconds, key in list(self.clocks.values()):
+                task = self.sfn._task_tokens.get_scoped(*key)
+                if task and time.monotonic() >= deadline and not task["event"].is_set():
+                    task["error"] = {
+                        "Error": "States.HeartbeatTimeout",
+                        "Cause": f"No heartbeat within {seconds} seconds",
+                    }
+                    task["event"].set()
+
+
+def correct(sfn: Any) -> None:
+    """Put all corrections in place in ministack's Step Functions module."""
+    callbacks = Callbacks(sfn)
+    sfn._execute_task = limits_from_paths(sfn, callbacks.new_token_for_each_attempt(sfn._execute_task))
+    sfn._execute_map = limits_from_paths(sfn, sfn._execute_map)
+    sfn._invoke_with_callback = callbacks.wait(sfn._invoke_with_callback)
+    sfn._run_sub_machine = context_of_children(sfn._run_sub_machine)
+    sfn._send_task_heartbeat = callbacks.heartbeat(sfn._send_task_heartbeat)
+
+
+def end_with_parent() -> None:
+    """End this process and its Lambda workers when the parent closes our standard input, even by dying."""
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(1024):
+            pass
+        shutil.rmtree(os.environ["LAB_ENGINE_DIR"], ignore_errors=True)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+
+
+def main() -> None:
+    """Serve until killed. ministack reads its settings from the environment."""
+    if (found := version("ministack")) != WRITTEN_FOR:
+        raise SystemExit(
+            f"ministack {found} is installed, but the embedded engine's corrections are written for "
+            f"{WRITTEN_FOR}: install ministack=={WRITTEN_FOR}, or bring helpers/engines/embedded_server.py "
+            "and its tests up to the new release"
+        )
+    if "--watch-stdin" in sys.argv:
+        end_with_parent()
+    from ministack import app
+    from ministack.services import stepfunctions
+
+    correct(stepfunctions)
+    sys.argv = ["ministack"]
+    app.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""The errors that the lab raises on purpose: one base class, one sentence pattern."""
+
+
+class LabError(Exception):
+    """Something the lab refuses or could not do.
+
+    The message names the value, the rule that it breaks and the remedy, so that it can be
+    shown to a user as it is, without a traceback.
+    """
+
+
+class InvalidExperiment(LabError):
+    """An Experiment, or a value for one, breaks a rule of the lab or of AWS."""
+
+
+class EngineError(LabError):
+    """An engine is unknown, not reachable, or did not start."""
+
+
+class StackError(LabError):
+    """A workflow could not be deployed, destroyed or started."""
+
+
+class TraceError(LabError):
+    """A trace file is not readable as one, or a trace lacks what was asked of it."""
+
+
+class NotebookError(LabError):
+    """A notebook is unknown, is given a parameter that it does not have, or failed."""

@@ -1,0 +1,128 @@
+"""The worker: takes messages from the queue, does each task, answers with its task token.
+
+Runs as the Lambda function behind the event source mapping and, unchanged, in the worker fleet.
+A message without a token is work that nobody waits for: it is done and not answered.
+
+Each attempt is logged as two JSON lines, at its start and at its end, so that an attempt that
+was killed in the middle is still on record.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import time
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+REDELIVERY_SECONDS = int(os.environ.get("REDELIVERY_SECONDS", "1"))
+# SendTask* has a bucket of 3,000 and a refill of 500/s (or 1,500 and 300): back off, do not give up.
+PATIENT = Config(retries={"mode": "standard", "max_attempts": 10})
+ALREADY_ANSWERED = {"TaskTimedOut", "TaskDoesNotExist", "InvalidToken"}
+
+step_functions = boto3.client("stepfunctions", config=PATIENT)
+sqs = boto3.client("sqs", config=PATIENT)
+
+
+class BadItem(Exception):
+    """This item can never succeed: tell the waiting state, do not try again."""
+
+
+class Transient(Exception):
+    """This attempt failed; another may succeed: let the queue deliver the message again."""
+
+
+def do(item, attempt):
+    """The task itself; replace it with real work. Sleeps `task_seconds`, fails as the item says."""
+    time.sleep(item["task_seconds"])
+    if item.get("bad"):
+        raise BadItem(f"item {item['item']} is marked as bad")
+    if attempt <= item.get("failures", 0):
+        raise Transient(f"item {item['item']} fails its first {item['failures']} attempts")
+
+
+def handler(event, context):
+    """Return the messages that must come again, as ReportBatchItemFailures expects them."""
+    if "warm_seconds" in event:
+        time.sleep(event["warm_seconds"])
+        print(json.dumps({"warm": context.log_stream_name}))
+        return {"worker": context.log_stream_name}
+    again = [record for record in event["Records"] if not finish(record, context.log_stream_name)]
+    return {"batchItemFailures": [{"itemIdentifier": record["messageId"]} for record in again]}
+
+
+def finish(record, worker):
+    """Do one message's task and answer; True when the message may be deleted."""
+    message = json.loads(record["body"])
+    token, item = message.get("token"), message["item"]
+    attempt = int(record["attributes"]["ApproximateReceiveCount"])
+    about = {"item": item["item"], "attempt": attempt, "worker": worker}
+    start = time.time()
+    print(json.dumps({"attempt_started": about | {"start": start}}), flush=True)
+    done = True
+    try:
+        try:
+            with heartbeats(token, message.get("heartbeat_seconds")):
+                do(item, attempt)
+        except BadItem as error:
+            end, outcome = time.time(), "failed"
+            call, answer = step_functions.send_task_failure, {"error": "BadItem", "cause": str(error)}
+        else:
+            end, outcome = time.time(), "succeeded"
+            enqueued = int(record["attributes"]["SentTimestamp"]) / 1000
+            times = about | {"enqueued": enqueued, "service_start": start, "service_end": end}
+            call, answer = step_functions.send_task_success, {"output": json.dumps(times)}
+        if token is not None and not accepted(call, token, answer):
+            outcome = "late"
+    except Exception as error:
+        end, outcome, done = time.time(), "failed", False
+        print(json.dumps({"redelivery": about | {"error": repr(error)}}), flush=True)
+        hide(record)
+    print(json.dumps({"attempt_ended": about | {"end": end, "outcome": outcome}}), flush=True)
+    return done
+
+
+def accepted(call, token, answer):
+    """Answer the waiting state; False when its task has ended already, which is no reason to try again."""
+    try:
+        call(taskToken=token, **answer)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ALREADY_ANSWERED:
+            return False
+        raise
+    return True
+
+
+def hide(record):
+    """Bring a failed message back after REDELIVERY_SECONDS, not after the whole visibility timeout."""
+    *_, region, account, name = record["eventSourceARN"].split(":")
+    with contextlib.suppress(ClientError):  # then it comes back when the visibility timeout ends
+        url = sqs.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
+        sqs.change_message_visibility(
+            QueueUrl=url, ReceiptHandle=record["receiptHandle"], VisibilityTimeout=REDELIVERY_SECONDS
+        )
+
+
+@contextlib.contextmanager
+def heartbeats(token, heartbeat_seconds):
+    """Send SendTaskHeartbeat three times in each heartbeat period while the body runs."""
+    if token is None or heartbeat_seconds is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def beat():
+        while not ended.wait(heartbeat_seconds / 3):
+            try:
+                step_functions.send_task_heartbeat(taskToken=token)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ALREADY_ANSWERED:
+                    return
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
