@@ -86,9 +86,7 @@ class empirical:
 
     def sample(self, u: Floats, v: Floats) -> Floats:
         """One time (s) for each uniform `u` in (0, 1); `v` is not needed."""
-        # u below one can still round to the length once multiplied, hence the minimum.
-        index = np.minimum((u * len(self.values)).astype(np.int64), len(self.values) - 1)
-        return np.asarray(self.values)[index]
+        return np.asarray(self.values)[(u * len(self.values)).astype(np.int64)]
 
 
 Distribution = lognormal | exponential | empirical
@@ -270,7 +268,8 @@ class Experiment:
         start = (self.seed + (_STREAMS.index(stream) + 1) * _GAMMA) % 2**64
         key = _mix(np.array([start], np.uint64))
         bits = _mix(key + np.arange(1, self.items + 1, dtype=np.uint64) * np.uint64(_GAMMA))
-        return np.asarray(((bits >> np.uint64(11)) + 0.5) * 2.0**-53, np.float64)
+        # 52 bits and a half: with 53 the largest value would round up to 1.
+        return np.asarray(((bits >> np.uint64(12)) + 0.5) * 2.0**-52, np.float64)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON-able values; a distribution becomes {"distribution": its name, ...}."""
@@ -324,9 +323,8 @@ def _time_from(value: Any) -> Any:
 
 
 def _set(record: object, name: str, value: object) -> None:
-    object.__setattr__(
-        record, name, value
-    )  # the records are frozen, and normalised once, while they are made
+    # The records are frozen, so their values can be normalised only like this, while they are made.
+    object.__setattr__(record, name, value)
 
 
 def _whole(name: str, value: object, low: int, high: int, source: str) -> int:
