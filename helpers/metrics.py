@@ -1,0 +1,194 @@
+"""What a Trace says in numbers: counts over time, exact, and one summary of the run."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from helpers.errors import TraceError
+from helpers.experiment import Experiment
+from helpers.trace import LANES, OUTCOMES, Trace
+
+__all__ = ["backlog", "concurrency", "ideal_makespan", "queue_depth", "steps", "summary"]
+
+Floats = npt.NDArray[np.float64]
+Steps = tuple[Floats, npt.NDArray[np.int64]]
+
+
+def steps(starts: npt.ArrayLike, ends: npt.ArrayLike) -> Steps:
+    """How many intervals are open over time: (time, count), where count[i] holds from time[i] to time[i+1].
+
+    starts, ends: seconds, one pair an interval. An end counts before a start at the same moment. A missing
+    (NaN) start leaves the interval out, a missing end leaves it open for good, and an end before its start,
+    which only clocks that disagree can show, makes it empty.
+    """
+    start, end = np.asarray(starts, np.float64), np.asarray(ends, np.float64)
+    known = ~np.isnan(start)
+    start, end = start[known], np.maximum(start, end)[known]
+    start, end = np.sort(start), np.sort(end[~np.isnan(end)])
+    time = np.unique(np.concatenate([start, end]))
+    return time, np.searchsorted(start, time, "right") - np.searchsorted(end, time, "right")
+
+
+def concurrency(trace: Trace, lane: str | None = None) -> Steps:
+    """How many were at work at once: (time (s), count), as in `steps`.
+
+    lane None: child executions (arrival to returned), which `map_concurrency` limits. "limited": workers with
+    an attempt of the limited lane, which `worker_concurrency` limits. "direct": attempts of the direct lane.
+    A lost attempt has no known end: it counts until its item returned or the function's timeout ran out,
+    whichever came first. Raises TraceError for another lane.
+    """
+    if lane is None:
+        return steps(trace.items["arrival"], trace.items["returned"])
+    attempts = _attempts(trace, lane)
+    return steps(attempts["start"], attempts["end"])
+
+
+def queue_depth(trace: Trace) -> Steps:
+    """Messages in the queue, waiting or in service: (time (s), count). SQS reports visible + in flight.
+
+    A message is there from `enqueued` until its last attempt ended; a dead-lettered one until its item
+    returned; one whose task timed out and that no worker has taken off the queue since, for good.
+    """
+    messages = _messages(trace)
+    return steps(messages["enqueued"], messages["gone"])
+
+
+def backlog(trace: Trace) -> Steps:
+    """Messages that wait: (time (s), count). In the queue as in `queue_depth`, and with no worker."""
+    messages = _messages(trace)
+    leaves = messages.assign(start=messages["gone"], end=messages["gone"])
+    visits = pd.concat([_attempts(trace, "limited"), leaves])[["item", "start", "end"]]
+    visits = visits.sort_values(["item", "start"], kind="stable")
+    # A message waits until each visit from the latest end of those before it: deliveries may overlap.
+    waits_from = visits.groupby("item")["end"].cummax().groupby(visits["item"]).shift()
+    waits_from = waits_from.fillna(visits["item"].map(messages.set_index("item")["enqueued"]))
+    waits = ~(visits["start"] <= waits_from)
+    return steps(waits_from[waits], visits["start"][waits])
+
+
+def ideal_makespan(experiment: Experiment) -> float:
+    """The fluid bound on the makespan in seconds: no schedule within the limits can be shorter.
+
+    The largest of: planned service of the limited lane / worker_concurrency; planned service of all items /
+    children at once (10,000 where map_concurrency is 0); the longest planned item. A failing attempt costs a
+    full service time, up to max_receive_count attempts an item.
+    Source: the load and longest-job bounds of Graham, "Bounds on Multiprocessing Timing Anomalies", 1969.
+    """
+    return max(_fluid_bounds(experiment, timed_out=[]).values())
+
+
+def summary(trace: Trace) -> dict[str, Any]:
+    """The run in JSON-able numbers. Times in seconds, None where nothing defines the value.
+
+    items, succeeded, failed, timed_out, dead_lettered: counts. makespan: when the last item returned.
+    throughput: items per second of the makespan. ideal_makespan: see there. efficiency: ideal_makespan /
+    makespan. peak_map: most children at once. peak_workers: most workers of the limited lane at once.
+    utilisation: busy time of these workers / (worker_concurrency * time with a message in the queue).
+    p50_, p95_, p99_ and mean_ of waiting (service_start - enqueued), service (service_end - service_start)
+    and sojourn (returned - arrival), over the items that have them.
+    lanes: for each lane with items, the same of that lane, its makespan being from its first arrival to its
+    last returned; without the peaks and the utilisation.
+    Items that timed out are no part of the ideal makespan: nobody had to finish their work.
+    """
+    items = trace.items
+    bounds = _fluid_bounds(trace.experiment, items["item"][items["outcome"] == "timed_out"])
+    lanes = {}
+    for lane in LANES:
+        own = items[items["lane"] == lane]
+        if len(own):
+            lanes[lane] = _describe(own, own["returned"].max() - own["arrival"].min(), bounds[lane])
+    return {
+        **_describe(items, items["returned"].max(), max(bounds.values())),
+        "peak_map": _peak(concurrency(trace)),
+        "peak_workers": _peak(concurrency(trace, "limited")),
+        "utilisation": _utilisation(trace),
+        "lanes": lanes,
+    }
+
+
+def _describe(items: pd.DataFrame, makespan: float, ideal: float) -> dict[str, Any]:
+    outcomes = items["outcome"].value_counts()
+    times = {
+        "waiting": items["service_start"] - items["enqueued"],
+        "service": items["service_end"] - items["service_start"],
+        "sojourn": items["returned"] - items["arrival"],
+    }
+    described: dict[str, Any] = {
+        "items": len(items),
+        **{outcome: int(outcomes.get(outcome, 0)) for outcome in OUTCOMES},
+        "makespan": _number(makespan),
+        "throughput": _ratio(len(items), makespan),
+        "ideal_makespan": ideal,
+        "efficiency": _ratio(ideal, makespan),
+    }
+    for name, values in times.items():
+        for percent in (50, 95, 99):
+            described[f"p{percent}_{name}"] = _number(float(values.quantile(percent / 100)))
+        described[f"mean_{name}"] = _number(values.mean())
+    return described
+
+
+def _fluid_bounds(experiment: Experiment, timed_out: Iterable[int]) -> dict[str, float]:
+    plan = experiment.plan()
+    plan = plan[~plan["item"].isin(list(timed_out))]
+    attempts = np.minimum(plan["failures"] + 1, experiment.max_receive_count)
+    work = (plan["task_seconds"] * attempts).to_numpy()
+    limited = (plan["lane"] == "limited").to_numpy()
+    map_limit = experiment.map_limit
+
+    def bound(own: Floats, at_once: int) -> float:
+        return float(max(own.sum() / at_once, own.max(initial=0.0)))
+
+    return {
+        "direct": bound(work[~limited], map_limit),
+        "limited": bound(work[limited], min(map_limit, experiment.worker_concurrency)),
+        "all": bound(work, map_limit),
+    }
+
+
+def _attempts(trace: Trace, lane: str) -> pd.DataFrame:
+    """The attempts of a lane, each with an end."""
+    if lane not in LANES:
+        raise TraceError(f"lane={lane!r}: the lanes are {LANES}; give one of them, or None for the map.")
+    items = trace.items[trace.items["lane"] == lane].set_index("item")
+    attempts = trace.attempts[trace.attempts["item"].isin(items.index)]
+    latest = attempts["start"] + trace.experiment.function_timeout_seconds
+    returned = attempts["item"].map(items["returned"])
+    lost = np.maximum(attempts["start"], np.fmin(latest, returned))
+    return attempts.assign(end=attempts["end"].where(attempts["end"].notna(), lost))
+
+
+def _messages(trace: Trace) -> pd.DataFrame:
+    """item, enqueued and gone (s, NaN if never) of each message of the limited lane."""
+    items = trace.items[trace.items["lane"] == "limited"]
+    attempts = _attempts(trace, "limited").sort_values("end", kind="stable")
+    last = attempts.groupby("item")[["end", "outcome"]].last().reindex(items["item"])
+    gone = pd.Series(last["end"].to_numpy(), items.index)
+    dead = items["outcome"] == "dead_lettered"
+    gone = gone.mask(dead, np.fmax(gone, items["returned"]))
+    left = (items["outcome"] == "timed_out") & (last["outcome"] != "late").to_numpy()
+    return items[["item", "enqueued"]].assign(gone=gone.mask(left))
+
+
+def _utilisation(trace: Trace) -> float | None:
+    attempts = _attempts(trace, "limited")
+    time, count = queue_depth(trace)
+    with_work = float(np.diff(time)[count[:-1] > 0].sum())
+    busy = float((attempts["end"] - attempts["start"]).sum())
+    return _ratio(busy, trace.experiment.worker_concurrency * with_work)
+
+
+def _peak(counted: Steps) -> int:
+    return int(counted[1].max(initial=0))
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if math.isfinite(whole) and whole > 0 else None
