@@ -23,6 +23,8 @@ class Engine:
     name: ClassVar[str]
     clock_seconds: ClassVar[float]
     """How far the clocks that time one trace may disagree (seconds)."""
+    poll_seconds: ClassVar[float]
+    """How long to wait between two looks at something under way (seconds)."""
 
     def __init__(self) -> None:
         self._clients: dict[str, Any] = {}

@@ -201,6 +201,7 @@ class Embedded(Engine):
 
     name = "embedded"
     clock_seconds = 0.002  # one clock, but each service rounds to its own milliseconds
+    poll_seconds = 0.1
 
     def __init__(self) -> None:
         super().__init__()

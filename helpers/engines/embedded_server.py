@@ -6,6 +6,7 @@ emulator leaves out; each has its test in tests/test_embedded.py. They are writt
 so the server refuses to start on another.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -122,9 +123,41 @@ class Callbacks:
                     task["event"].set()
 
 
-def correct(sfn: Any) -> None:
-    """Put all corrections in place in ministack's Step Functions module."""
+def put_object(sfn: Any, s3: Any, dispatch: Step) -> Step:
+    """A state can write to S3: aws-sdk:s3:putObject, whose Body may be any JSON value."""
+
+    def corrected(service: Any, name: str, action: str, data: dict[str, Any]) -> Any:
+        if (name, action) != ("s3", "putObject"):
+            return dispatch(service, name, action, data)
+        body = data["Body"] if isinstance(data["Body"], str) else json.dumps(data["Body"])
+        status, headers, _ = s3._put_object(data["Bucket"], data["Key"], body.encode(), {})
+        if status >= 300:
+            raise sfn._ExecutionError("S3.S3Exception", f"PutObject to {data['Bucket']} answered {status}")
+        return {"ETag": headers.get("ETag")}
+
+    return corrected
+
+
+def number_from_template(concurrency: Step) -> Step:
+    """MaximumConcurrency is a number, though a CloudFormation parameter gives it as text."""
+
+    def corrected(mapping: dict[str, Any], *rest: Any) -> Any:
+        scaling = mapping.get("ScalingConfig") or {}
+        if isinstance(scaling.get("MaximumConcurrency"), str):
+            scaling["MaximumConcurrency"] = int(scaling["MaximumConcurrency"])
+        return concurrency(mapping, *rest)
+
+    return corrected
+
+
+def correct() -> None:
+    """Put all corrections in place in ministack's modules."""
+    from ministack.services import lambda_svc, s3
+    from ministack.services import stepfunctions as sfn
+
     callbacks = Callbacks(sfn)
+    lambda_svc._sqs_esm_concurrency = number_from_template(lambda_svc._sqs_esm_concurrency)
+    sfn._dispatch_aws_sdk_rest_xml = put_object(sfn, s3, sfn._dispatch_aws_sdk_rest_xml)
     sfn._execute_task = limits_from_paths(sfn, callbacks.new_token_for_each_attempt(sfn._execute_task))
     sfn._execute_map = limits_from_paths(sfn, sfn._execute_map)
     sfn._invoke_with_callback = callbacks.wait(sfn._invoke_with_callback)
@@ -155,9 +188,8 @@ def main() -> None:
     if "--watch-stdin" in sys.argv:
         end_with_parent()
     from ministack import app
-    from ministack.services import stepfunctions
 
-    correct(stepfunctions)
+    correct()
     sys.argv = ["ministack"]
     app.main()
 

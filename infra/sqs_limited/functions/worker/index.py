@@ -58,9 +58,10 @@ def finish(record, worker):
     message = json.loads(record["body"])
     token, item = message.get("token"), message["item"]
     attempt = int(record["attributes"]["ApproximateReceiveCount"])
+    enqueued = int(record["attributes"]["SentTimestamp"]) / 1000
     about = {"item": item["item"], "attempt": attempt, "worker": worker}
     start = time.time()
-    print(json.dumps({"attempt_started": about | {"start": start}}), flush=True)
+    print(json.dumps({"attempt_started": about | {"enqueued": enqueued, "start": start}}), flush=True)
     done = True
     try:
         try:
@@ -71,7 +72,6 @@ def finish(record, worker):
             call, answer = step_functions.send_task_failure, {"error": "BadItem", "cause": str(error)}
         else:
             end, outcome = time.time(), "succeeded"
-            enqueued = int(record["attributes"]["SentTimestamp"]) / 1000
             times = about | {"enqueued": enqueued, "service_start": start, "service_end": end}
             call, answer = step_functions.send_task_success, {"output": json.dumps(times)}
         if token is not None and not accepted(call, token, answer):
@@ -97,7 +97,7 @@ def accepted(call, token, answer):
 
 def hide(record):
     """Bring a failed message back after REDELIVERY_SECONDS, not after the whole visibility timeout."""
-    *_, region, account, name = record["eventSourceARN"].split(":")
+    *_, account, name = record["eventSourceARN"].split(":")
     with contextlib.suppress(ClientError):  # then it comes back when the visibility timeout ends
         url = sqs.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
         sqs.change_message_visibility(

@@ -1,0 +1,308 @@
+"""Deploy and destroy the workflows in infra/, through CloudFormation only.
+
+A workflow is a folder with a `template.yaml` that names its functions' code and its state machine's
+definition by local path, as `aws cloudformation package` reads them. Here both are put into the
+template itself, so that a deployment needs no bucket of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+from botocore.exceptions import BotoCoreError, ClientError, WaiterError
+
+from helpers.engines.base import Engine
+from helpers.errors import StackError
+from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment
+
+INFRA = Path(__file__).parents[1] / "infra"
+TAGS = {"project": "concurrency-lab"}
+INPUT_LIMIT_BYTES = 262_144
+"""Input of an execution: 256 KiB of UTF-8 (Step Functions service quotas, 2026-11-24)."""
+STACK_SECONDS = 900
+VISIBILITY_FACTOR = 6
+"""Visibility timeout over function timeout as AWS advises it (Lambda guide, services-sqs-configure)."""
+
+Value = str | int
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with CloudFormation's short tags."""
+
+
+def _short_tag(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
+    value: Any
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        assert isinstance(node, yaml.MappingNode)
+        value = loader.construct_mapping(node, deep=True)
+    if suffix == "GetAtt" and isinstance(value, str):
+        value = value.split(".", 1)
+    return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
+
+
+_Loader.add_multi_constructor("!", _short_tag)
+
+
+def workflows() -> list[str]:
+    """The names of the workflows in infra/."""
+    return sorted(path.parent.name for path in INFRA.glob("*/template.yaml"))
+
+
+def template(workflow: str) -> dict[str, Any]:
+    """The workflow's template with code and definitions put in; raises StackError for an unknown name."""
+    if workflow not in workflows():
+        raise StackError(f"workflow {workflow!r}: not known; choose one of {', '.join(workflows())}")
+    folder = INFRA / workflow
+    loaded: dict[str, Any] = yaml.load((folder / "template.yaml").read_text(), _Loader)
+    for resource in loaded["Resources"].values():
+        properties = resource.get("Properties", {})
+        if resource["Type"] == "AWS::Lambda::Function":
+            properties["Code"] = {"ZipFile": (folder / properties["Code"] / "index.py").read_text()}
+        if resource["Type"] == "AWS::StepFunctions::StateMachine":
+            definition = json.loads((folder / properties.pop("DefinitionS3Location")).read_text())
+            properties["DefinitionString"] = json.dumps(definition, separators=(",", ":"))
+    return loaded
+
+
+def parameters(experiment: Experiment) -> dict[str, Value]:
+    """The combined workflow's parameters for an experiment."""
+    heartbeat = experiment.heartbeat_seconds
+    return {
+        "Consumer": experiment.consumer,
+        # 0 and 10,000 mean the same on AWS, and only there.
+        "MaxConcurrency": experiment.map_concurrency or DISTRIBUTED_MAP_LIMIT,
+        # A fleet has no mapping; its own number of workers is the limit, which may be 1.
+        "MaximumConcurrency": max(2, experiment.worker_concurrency),
+        "BatchSize": experiment.batch_size,
+        "MaximumBatchingWindowInSeconds": experiment.batch_window_seconds,
+        "TimeoutSeconds": experiment.task_timeout_seconds,
+        # AWS wants a heartbeat below the timeout: without one of its own, it ends just before.
+        "HeartbeatSeconds": experiment.task_timeout_seconds - 1 if heartbeat is None else heartbeat,
+        "FunctionTimeout": experiment.function_timeout_seconds,
+        "VisibilityTimeout": experiment.visibility_timeout_seconds,
+        "RedeliverySeconds": experiment.redelivery_seconds,
+        "MaxReceiveCount": experiment.max_receive_count,
+    }
+
+
+def check(workflow: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    """All parameters of the workflow, defaults filled in.
+
+    Raises StackError for an unknown parameter, a value outside the template's bounds, or values that AWS
+    would refuse together; warns where AWS advises otherwise.
+    """
+    known: dict[str, dict[str, Any]] = template(workflow).get("Parameters", {})
+    for name in values:
+        if name not in known:
+            raise StackError(f"parameter {name!r}: {workflow} has none of that name, but {', '.join(known)}")
+    full = {name: values.get(name, spec["Default"]) for name, spec in known.items()}
+    for name, value in full.items():
+        _check_bounds(name, value, known[name])
+    both: dict[str, Any] = full
+    if {"HeartbeatSeconds", "TimeoutSeconds"} <= both.keys() and (
+        both["HeartbeatSeconds"] >= both["TimeoutSeconds"]
+    ):
+        raise StackError(
+            f"HeartbeatSeconds={both['HeartbeatSeconds']}: must be less than TimeoutSeconds="
+            f"{both['TimeoutSeconds']}; shorten the heartbeat or lengthen the timeout"
+        )
+    if both.get("BatchSize", 1) > 10 and both["MaximumBatchingWindowInSeconds"] < 1:
+        raise StackError(
+            f"BatchSize={both['BatchSize']}: above 10 the mapping needs a batching window of at least 1 s; "
+            "set MaximumBatchingWindowInSeconds"
+        )
+    if {"VisibilityTimeout", "FunctionTimeout"} <= both.keys():
+        visibility, function = both["VisibilityTimeout"], both["FunctionTimeout"]
+        if visibility < function:
+            raise StackError(
+                f"VisibilityTimeout={visibility}: must be at least FunctionTimeout={function}, or Lambda "
+                f"refuses the mapping; AWS advises {VISIBILITY_FACTOR * function}"
+            )
+        if visibility < VISIBILITY_FACTOR * function:
+            warnings.warn(
+                f"VisibilityTimeout={visibility} is less than {VISIBILITY_FACTOR} times FunctionTimeout="
+                f"{function}, which AWS advises: a throttled batch may be delivered twice",
+                stacklevel=3,
+            )
+    return full
+
+
+def _check_bounds(name: str, value: Value, spec: Mapping[str, Any]) -> None:
+    if spec["Type"] == "Number":
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise StackError(f"{name}={value!r}: must be a whole number; {spec['Description']}")
+        low, high = spec.get("MinValue", value), spec.get("MaxValue", value)
+        if not low <= value <= high:
+            raise StackError(f"{name}={value}: must be from {low} to {high}; {spec['Description']}")
+    if "AllowedValues" in spec and value not in spec["AllowedValues"]:
+        allowed = ", ".join(map(str, spec["AllowedValues"]))
+        raise StackError(f"{name}={value!r}: must be one of {allowed}; {spec['Description']}")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A deployed workflow. As a context manager it is destroyed at the end.
+
+    name: the CloudFormation stack's. outputs: the template's outputs. parameters: all of them.
+    """
+
+    engine: Engine
+    workflow: str
+    name: str
+    parameters: dict[str, Value]
+    outputs: dict[str, str]
+
+    def start(self, data: Any, machine: str = "StateMachineArn", name: str | None = None) -> str:
+        """Start an execution with this JSON-able input and return its ARN.
+
+        machine: the output that names the state machine. Raises StackError for an input over 256 KiB.
+        """
+        text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+        if (size := len(text.encode())) > INPUT_LIMIT_BYTES:
+            raise StackError(
+                f"input of {size:,} bytes: Step Functions takes at most {INPUT_LIMIT_BYTES:,} (256 KiB); "
+                "put the items into S3 and let an ItemReader read them"
+            )
+        started = self.engine.client("stepfunctions").start_execution(
+            stateMachineArn=self.outputs[machine], input=text, name=name or f"run-{uuid.uuid4().hex[:12]}"
+        )
+        return str(started["executionArn"])
+
+    def destroy(self) -> None:
+        """Stop what runs in it and delete it; see `destroy`."""
+        destroy(self.engine, self.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.destroy()
+
+
+def deploy(engine: Engine, workflow: str, values: Mapping[str, Value] | None = None) -> Stack:
+    """Deploy a workflow under a name of its own and return it; use it as a context manager.
+
+    values: the template's parameters that differ from its defaults. Raises StackError for a value that
+    `check` refuses, before anything is created, and for a deployment that fails, after removing it.
+    """
+    full = check(workflow, values or {})
+    name = f"lab-{workflow.replace('_', '-')}-{uuid.uuid4().hex[:8]}"
+    cloudformation = engine.client("cloudformation")
+    try:
+        cloudformation.create_stack(
+            StackName=name,
+            TemplateBody=json.dumps(template(workflow), separators=(",", ":")),
+            Parameters=[{"ParameterKey": k, "ParameterValue": str(v)} for k, v in full.items()],
+            Capabilities=["CAPABILITY_IAM"],
+            Tags=[{"Key": k, "Value": v} for k, v in TAGS.items()],
+        )
+        _wait(engine, "stack_create_complete", name)
+        described = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
+    except BaseException as error:
+        reason = _why_failed(engine, name) or str(error)
+        destroy(engine, name)
+        if isinstance(error, ClientError | BotoCoreError):
+            raise StackError(
+                f"{workflow}: could not be deployed ({reason}); what was made of it has been removed"
+            ) from error
+        raise
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+    return Stack(engine, workflow, name, full, outputs)
+
+
+def destroy(engine: Engine, name: str) -> None:
+    """Stop the stack's executions, empty its buckets, delete it and wait until it is gone.
+
+    A stack that does not exist counts as destroyed. Raises StackError when something is left.
+    """
+    cloudformation = engine.client("cloudformation")
+    try:
+        resources = [
+            resource
+            for page in cloudformation.get_paginator("list_stack_resources").paginate(StackName=name)
+            for resource in page["StackResourceSummaries"]
+        ]
+    except ClientError as error:
+        if "does not exist" in str(error):
+            return
+        raise
+    try:
+        for resource in resources:
+            if resource["ResourceType"] == "AWS::StepFunctions::StateMachine":
+                _stop_executions(engine, resource["PhysicalResourceId"])
+            if resource["ResourceType"] == "AWS::S3::Bucket":
+                _empty(engine, resource["PhysicalResourceId"])
+        cloudformation.delete_stack(StackName=name)
+        _wait(engine, "stack_delete_complete", name)
+    except (ClientError, WaiterError) as error:
+        raise StackError(
+            f"stack {name}: could not be destroyed ({_why_failed(engine, name) or error}); run "
+            f"`./lab destroy {name}` again, or delete it in the CloudFormation console"
+        ) from error
+
+
+def deployed(engine: Engine) -> list[str]:
+    """The names of the lab's stacks on this engine, those that others deployed included."""
+    pages = engine.client("cloudformation").get_paginator("describe_stacks").paginate()
+    return sorted(
+        stack["StackName"]
+        for page in pages
+        for stack in page["Stacks"]
+        if {"Key": "project", "Value": TAGS["project"]} in stack.get("Tags", [])
+        and stack["StackStatus"] != "DELETE_COMPLETE"
+    )
+
+
+def _wait(engine: Engine, waiter: str, name: str) -> None:
+    engine.client("cloudformation").get_waiter(waiter).wait(
+        StackName=name,
+        WaiterConfig={
+            "Delay": engine.poll_seconds,
+            "MaxAttempts": int(STACK_SECONDS / engine.poll_seconds),
+        },
+    )
+
+
+def _why_failed(engine: Engine, name: str) -> str | None:
+    try:
+        events = engine.client("cloudformation").describe_stack_events(StackName=name)["StackEvents"]
+    except ClientError:
+        return None
+    reasons = [
+        f"{event['LogicalResourceId']}: {event['ResourceStatusReason']}"
+        for event in reversed(events)
+        if event["ResourceStatus"].endswith("_FAILED") and event.get("ResourceStatusReason")
+    ]
+    return reasons[0] if reasons else None
+
+
+def _stop_executions(engine: Engine, machine: str) -> None:
+    step_functions = engine.client("stepfunctions")
+    pages = step_functions.get_paginator("list_executions").paginate(
+        stateMachineArn=machine, statusFilter="RUNNING"
+    )
+    for page in pages:
+        for execution in page["executions"]:
+            step_functions.stop_execution(executionArn=execution["executionArn"], cause="stack destroyed")
+
+
+def _empty(engine: Engine, bucket: str) -> None:
+    s3 = engine.client("s3")
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        keys = [{"Key": found["Key"]} for found in page.get("Contents", [])]
+        if keys:
+            s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
