@@ -1,0 +1,23 @@
+"""Concurrency Lab: one experiment, many engines, one trace."""
+
+from helpers import checks, live, metrics, stack
+from helpers.engines import connect
+from helpers.errors import LabError
+from helpers.experiment import Experiment, empirical, exponential, lognormal
+from helpers.notebooks import reading
+from helpers.trace import Trace
+
+__all__ = [
+    "Experiment",
+    "LabError",
+    "Trace",
+    "checks",
+    "connect",
+    "empirical",
+    "exponential",
+    "live",
+    "lognormal",
+    "metrics",
+    "reading",
+    "stack",
+]

@@ -26,6 +26,9 @@ class Engine:
     poll_seconds: ClassVar[float]
     """How long to wait between two looks at something under way (seconds)."""
 
+    endpoint_url: str
+    """Where the engine answers."""
+
     def __init__(self) -> None:
         self._clients: dict[str, Any] = {}
 

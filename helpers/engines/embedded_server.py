@@ -19,6 +19,8 @@ from typing import Any
 
 WRITTEN_FOR = "1.5.33"
 HEARTBEAT_CHECK_SECONDS = 0.1
+LOG_PAGE = 10_000
+"""Events that one FilterLogEvents returns at most (API reference, 2026-11-24)."""
 
 State = dict[str, Any]
 Step = Callable[..., Any]
@@ -150,12 +152,33 @@ def number_from_template(concurrency: Step) -> Step:
     return corrected
 
 
+def log_pages(find: Step) -> Step:
+    """FilterLogEvents goes on after its first 10,000 events, with a nextToken."""
+
+    def corrected(data: dict[str, Any]) -> Any:
+        if "nextToken" in data:
+            data = {**data, "startTime": int(data["nextToken"])}
+        status, headers, body = find(data)
+        page = json.loads(body)
+        events = page.get("events", [])
+        if len(events) == min(data.get("limit", LOG_PAGE), LOG_PAGE):
+            last = events[-1]["timestamp"]
+            # The next page begins with the last millisecond, which may have been cut.
+            whole = [event for event in events if event["timestamp"] < last]
+            if whole:
+                body = json.dumps({**page, "events": whole, "nextToken": str(last)}).encode()
+        return status, headers, body
+
+    return corrected
+
+
 def correct() -> None:
     """Put all corrections in place in ministack's modules."""
-    from ministack.services import lambda_svc, s3
+    from ministack.services import cloudwatch_logs, lambda_svc, s3
     from ministack.services import stepfunctions as sfn
 
     callbacks = Callbacks(sfn)
+    cloudwatch_logs._filter_log_events = log_pages(cloudwatch_logs._filter_log_events)
     lambda_svc._sqs_esm_concurrency = number_from_template(lambda_svc._sqs_esm_concurrency)
     sfn._dispatch_aws_sdk_rest_xml = put_object(sfn, s3, sfn._dispatch_aws_sdk_rest_xml)
     sfn._execute_task = limits_from_paths(sfn, callbacks.new_token_for_each_attempt(sfn._execute_task))

@@ -1,0 +1,250 @@
+"""The command line: `./lab COMMAND`, or `lab COMMAND` once installed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helpers import notebooks, stack
+from helpers.engines import ENGINES, Engine, connect, embedded
+from helpers.errors import EngineError, LabError
+
+ROOT = Path(__file__).parents[1]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Learn and measure how concurrent work flows through SQS, Distributed Map and task tokens.",
+)
+engine_app = typer.Typer(no_args_is_help=True, help="Keep one embedded engine running, e.g. for JupyterLab.")
+app.add_typer(engine_app, name="engine")
+
+EngineName = Annotated[str, typer.Option("--engine", help=f"Where to run: {', '.join(sorted(ENGINES))}.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--param", "-p", help="KEY=VALUE; may be given more than once.")
+]
+
+
+def _assigned(pairs: list[str] | None) -> dict[str, str]:
+    values = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise LabError(f"parameter {pair!r}: must be KEY=VALUE; for example -p scale=full")
+        values[key] = value
+    return values
+
+
+@contextmanager
+def _shared(name: str) -> Iterator[Engine]:
+    """An engine that the processes started in the block find as AWS_ENDPOINT_URL."""
+    with connect(name) as engine:
+        before = os.environ.get("AWS_ENDPOINT_URL")
+        os.environ["AWS_ENDPOINT_URL"] = engine.endpoint_url
+        try:
+            yield engine
+        finally:
+            if before is None:
+                del os.environ["AWS_ENDPOINT_URL"]
+            else:
+                os.environ["AWS_ENDPOINT_URL"] = before
+
+
+@app.command()
+def run(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Notebooks, e.g. 04 or 02_distributed_map.")
+    ] = None,
+    engine: EngineName = "embedded",
+    out: Annotated[Path | None, typer.Option(help="Where to put the results; default runs/<time>.")] = None,
+    scale: Annotated[str | None, typer.Option(help="quick, or full for the headline numbers.")] = None,
+    param: Assignments = None,
+) -> None:
+    """Execute the walkthrough's notebooks, in order; exit 1 if one fails.
+
+    Writes the executed notebooks, index.html with every figure, and results.json.
+
+    Example: ./lab run 04 --scale full
+    """
+    paths = notebooks.resolve(names or [])
+    parameters = _assigned(param) | {"engine": engine} | ({} if scale is None else {"scale": scale})
+    folder = out or ROOT / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    with _shared(engine) as connected:
+        typer.echo(f"engine {engine} at {connected.endpoint_url}")
+        results = notebooks.run(paths, folder, parameters, progress=True)
+    for result in results:
+        typer.echo(f"{'ok    ' if result.ok else 'FAILED'} {result.seconds:6.1f} s  {result.name}")
+        if not result.ok:
+            typer.echo(f"       cell {result.cell}: {result.error}", err=True)
+    typer.echo(f"see {folder / 'index.html'}")
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context) -> None:
+    """Run the whole test suite, notebooks included; more arguments go to pytest.
+
+    Example: ./lab test -k combined
+    """
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "pytest", *context.args], cwd=ROOT).returncode)
+
+
+@app.command("open")
+def open_lab(engine: EngineName = "embedded") -> None:
+    """Open the notebooks in JupyterLab on 127.0.0.1, with the engine running until it closes.
+
+    Example: ./lab open
+    """
+    command = ["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={notebooks.NOTEBOOKS}"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    with _shared(engine) as connected:
+        typer.echo(f"engine {engine} at {connected.endpoint_url}")
+        raise typer.Exit(subprocess.run([sys.executable, *command]).returncode)
+
+
+@app.command()
+def deploy(
+    workflow: Annotated[str, typer.Argument(help="A folder of infra/.")] = "combined",
+    engine: EngineName = "embedded",
+    param: Assignments = None,
+) -> None:
+    """Deploy a workflow on an engine that is already running, and print its outputs.
+
+    Example: ./lab deploy combined -p MaximumConcurrency=20
+    """
+    values: dict[str, stack.Value] = {
+        key: int(value) if value.isdigit() else value for key, value in _assigned(param).items()
+    }
+    stack.check(workflow, values)
+    with _running(engine) as connected:
+        deployed = stack.deploy(connected, workflow, values)
+    typer.echo(deployed.name)
+    for key, value in deployed.outputs.items():
+        typer.echo(f"  {key}: {value}")
+
+
+@app.command()
+def destroy(
+    names: Annotated[list[str] | None, typer.Argument(help="Stacks; default: all of the lab's.")] = None,
+    engine: EngineName = "embedded",
+) -> None:
+    """Destroy the lab's stacks on a running engine, with everything in them.
+
+    Example: ./lab destroy
+    """
+    with _running(engine) as connected:
+        there = stack.deployed(connected)
+        for name in names or there:
+            if name not in there:
+                raise LabError(
+                    f"stack {name!r}: not one of the lab's here, which are {', '.join(there) or 'none'}"
+                )
+            stack.destroy(connected, name)
+            typer.echo(f"destroyed {name}")
+    if not (names or there):
+        typer.echo("nothing is deployed")
+
+
+@contextmanager
+def _running(name: str) -> Iterator[Engine]:
+    """An engine that lives on after the command: what is deployed on one's own would vanish with it."""
+    if name == embedded.Embedded.name and not os.environ.get("AWS_ENDPOINT_URL") and not embedded.kept():
+        raise EngineError("no embedded engine is running; start one with `./lab engine start`")
+    with connect(name) as engine:
+        yield engine
+
+
+@engine_app.command()
+def start(
+    port: Annotated[
+        int, typer.Option(help="A port of 127.0.0.1; default: a free one.", min=0, max=65535)
+    ] = 0,
+) -> None:
+    """Start an embedded engine that keeps running.
+
+    Example: ./lab engine start --port 4566
+    """
+    server = embedded.keep(port)
+    typer.echo(
+        f"embedded engine at {server.endpoint_url} (pid {server.pid}); the notebooks find it by themselves"
+    )
+
+
+@engine_app.command()
+def stop() -> None:
+    """Stop the engine that is kept running.
+
+    Example: ./lab engine stop
+    """
+    server = embedded.unkeep()
+    typer.echo(f"stopped pid {server.pid}" if server else "no engine was running")
+
+
+@engine_app.command()
+def status() -> None:
+    """Say whether an engine is kept running, and whether it answers; exit 1 if not.
+
+    Example: ./lab engine status
+    """
+    server = embedded.kept()
+    if server is None:
+        typer.echo("no engine is running; start one with `./lab engine start`")
+        raise typer.Exit(1)
+    if not embedded.healthy(server.endpoint_url):
+        raise EngineError(
+            f"pid {server.pid}: does not answer at {server.endpoint_url}; "
+            "`./lab engine stop` it and start it again"
+        )
+    typer.echo(f"embedded engine at {server.endpoint_url} (pid {server.pid})")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed and reachable and what is missing, with the remedy; exit 1 if something is.
+
+    Example: ./lab doctor
+    """
+    missing = False
+    typer.echo(f"ok       Python {sys.version.split()[0]}")
+    for package in ("boto3", "jupyterlab", "localstack-client", "matplotlib", "ministack", "papermill"):
+        try:
+            typer.echo(f"ok       {package} {version(package)}")
+        except PackageNotFoundError:
+            missing = True
+            typer.echo(f"MISSING  {package}; remove the .venv folder and run `./lab` again")
+    try:
+        with connect("embedded") as engine:
+            engine.client("sqs").list_queues()
+            typer.echo(f"ok       embedded engine answers at {engine.endpoint_url}")
+    except LabError as error:
+        missing = True
+        typer.echo(f"MISSING  embedded engine: {error}")
+    if missing:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command; an error of the lab's own is shown as its sentence and ends with 2."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    try:
+        app()
+    except LabError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

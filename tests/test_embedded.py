@@ -1,0 +1,344 @@
+"""The embedded engine: on loopback only, corrected where ministack differs, and gone when its user is."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from helpers.engines import connect, embedded
+from helpers.errors import EngineError
+
+ROLE = "arn:aws:iam::000000000000:role/test"
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """Each test has its own note of a kept engine, and no endpoint in its environment."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setattr(embedded, "KEPT", tmp_path / "engine.json")
+
+
+@pytest.fixture(scope="module")
+def server():
+    """One server for the tests that only look at it."""
+    started = embedded.Server.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def engine(server, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
+    return connect("embedded")
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended, waiting up to 15 s."""
+    give_up = time.monotonic() + 15
+    while psutil.pid_exists(pid) and time.monotonic() < give_up:
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return not psutil.pid_exists(pid)
+
+
+def machine(engine, states: dict, start: str) -> str:
+    """Create a state machine and return its ARN."""
+    definition = json.dumps({"StartAt": start, "States": states})
+    made = engine.client("stepfunctions").create_state_machine(
+        name=f"test-{uuid.uuid4().hex[:8]}", definition=definition, roleArn=ROLE
+    )
+    return made["stateMachineArn"]
+
+
+def ended(engine, arn: str, data: dict, seconds: float = 30) -> dict:
+    """Start an execution and return its description once it has ended."""
+    sfn = engine.client("stepfunctions")
+    execution = sfn.start_execution(stateMachineArn=arn, input=json.dumps(data))["executionArn"]
+    give_up = time.monotonic() + seconds
+    while (described := sfn.describe_execution(executionArn=execution))["status"] == "RUNNING":
+        assert time.monotonic() < give_up, f"still running after {seconds} s"
+        time.sleep(0.05)
+    return described
+
+
+def callback(queue_url: str, **fields) -> dict:
+    """One callback task that passes its error on as output."""
+    caught = {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "Done"}
+    task = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
+        "Parameters": {"QueueUrl": queue_url, "MessageBody": {"token.$": "$$.Task.Token"}},
+        "Catch": [caught],
+        "ResultPath": "$.answer",
+        "Next": "Done",
+    }
+    return {"Wait": task | fields, "Done": {"Type": "Succeed"}}
+
+
+def queue(engine) -> str:
+    return engine.client("sqs").create_queue(QueueName=f"test-{uuid.uuid4().hex[:8]}")["QueueUrl"]
+
+
+def receive_token(engine, url: str) -> str:
+    """The token of the next message, which is taken off the queue."""
+    sqs = engine.client("sqs")
+    (message,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=10)["Messages"]
+    sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return json.loads(message["Body"])["token"]
+
+
+def test_listens_on_loopback_only(server):
+    """No connection reaches the engine but over 127.0.0.1."""
+    process = psutil.Process(server.pid)
+    listening = [c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert {"127.0.0.1"} == set(listening)
+
+
+def test_sees_no_credentials_of_the_user(monkeypatch):
+    """The server's environment, which its Lambda workers inherit, holds dummy credentials only."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
+    monkeypatch.setenv("AWS_PROFILE", "planted-profile")
+    started = embedded.Server.start()
+    try:
+        environment = psutil.Process(started.pid).environ()
+    finally:
+        started.stop()
+    assert not [value for value in environment.values() if "planted" in value]
+    assert environment["AWS_SECRET_ACCESS_KEY"] == "test"
+
+
+def test_closing_ends_the_process_and_removes_its_folder():
+    """After the context nothing of the engine is left: no process, no folder."""
+    with connect("embedded") as own:
+        assert own._own
+        pid, folder = own._own.pid, Path(own._own.directory)
+        assert folder.is_dir()
+    assert gone(pid)
+    assert not folder.exists()
+
+
+PARENT = """
+import sys, time
+from helpers.engines import connect
+engine = connect("embedded")
+print(engine._own.pid, engine._own.directory, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_no_orphan_is_left_when_the_parent_ends(ending):
+    """However the parent dies, killed included, the engine and its folder go with it."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    pid, folder = parent.stdout.readline().split()
+    assert psutil.pid_exists(int(pid))
+    parent.send_signal(ending)
+    parent.wait()
+    parent.stdout.close()
+    assert gone(int(pid))
+    give_up = time.monotonic() + 10
+    while Path(folder).exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert not Path(folder).exists()
+
+
+def test_a_port_in_use_is_named():
+    """Starting on a taken port says which, and starts nothing."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(EngineError, match=f"port {port}"):
+            embedded.keep(port)
+    assert embedded.kept() is None
+
+
+def test_a_kept_engine_is_found_used_and_stopped():
+    """`keep` outlives its caller, `connect` uses it and leaves it running, `unkeep` ends it."""
+    server = embedded.keep()
+    try:
+        with pytest.raises(EngineError, match="kept already"):
+            embedded.keep()
+        with connect("embedded") as attached:
+            assert attached.endpoint_url == server.endpoint_url
+        assert embedded.kept() == server
+    finally:
+        embedded.unkeep()
+    assert gone(server.pid)
+    assert embedded.unkeep() is None
+
+
+def test_a_stale_note_is_cleared():
+    """A note whose process is gone, or belongs to another program, counts as no engine."""
+    note = {"pid": os.getpid(), "port": 1, "directory": "/nonexistent"}
+    embedded.KEPT.write_text(json.dumps(note))
+    assert embedded.kept() is None
+    assert not embedded.KEPT.exists()
+
+
+def test_a_note_that_is_no_note_is_named():
+    """A damaged note is refused with its path and the remedy."""
+    embedded.KEPT.write_text("{")
+    with pytest.raises(EngineError, match="remove the file"):
+        embedded.kept()
+
+
+def test_a_dead_endpoint_is_named(monkeypatch):
+    """An AWS_ENDPOINT_URL where nothing answers is an error that says so, not a hang."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(EngineError, match=r"AWS_ENDPOINT_URL=http://127\.0\.0\.1:9"):
+        connect("embedded")
+
+
+def test_another_release_is_refused():
+    """The corrections are for one release; on another the server says so and does not start."""
+    code = "import helpers.engines.embedded_server as s; s.WRITTEN_FOR = '0.0.0'; s.main()"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "0.0.0" in ran.stderr
+
+
+def test_unknown_engine_is_refused():
+    """An unknown engine is named together with those there are."""
+    with pytest.raises(EngineError, match=r"'azure'.*embedded"):
+        connect("azure")
+
+
+def test_timeout_from_a_path(engine):
+    """TimeoutSecondsPath ends a waiting task as TimeoutSeconds would."""
+    url = queue(engine)
+    arn = machine(engine, callback(url, TimeoutSecondsPath="$.limit"), "Wait")
+    output = json.loads(ended(engine, arn, {"limit": 1})["output"])
+    assert output["error"]["Error"] == "States.Timeout"
+
+
+def test_heartbeat_ends_a_silent_task(engine):
+    """HeartbeatSeconds without a heartbeat ends the task, long before its timeout."""
+    url = queue(engine)
+    arn = machine(engine, callback(url, TimeoutSeconds=100, HeartbeatSecondsPath="$.limit"), "Wait")
+    output = json.loads(ended(engine, arn, {"limit": 1})["output"])
+    assert output["error"]["Error"] == "States.HeartbeatTimeout"
+
+
+def test_heartbeats_keep_a_task_alive(engine):
+    """SendTaskHeartbeat starts the clock anew: a task lives past several heartbeat periods."""
+    url = queue(engine)
+    arn = machine(engine, callback(url, TimeoutSeconds=100, HeartbeatSeconds=2), "Wait")
+    sfn = engine.client("stepfunctions")
+    execution = sfn.start_execution(stateMachineArn=arn, input="{}")["executionArn"]
+    token = receive_token(engine, url)
+    for _ in range(8):
+        time.sleep(0.5)
+        sfn.send_task_heartbeat(taskToken=token)
+    sfn.send_task_success(taskToken=token, output='"alive"')
+    give_up = time.monotonic() + 10
+    while (described := sfn.describe_execution(executionArn=execution))["status"] == "RUNNING":
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    assert json.loads(described["output"])["answer"] == "alive"
+
+
+def test_each_attempt_waits_for_a_token_of_its_own(engine):
+    """A retried callback sends a new token, and the old one cannot answer for it."""
+    url = queue(engine)
+    retry = [{"ErrorEquals": ["States.Timeout"], "IntervalSeconds": 1, "MaxAttempts": 1}]
+    arn = machine(engine, callback(url, TimeoutSeconds=1, Retry=retry), "Wait")
+    sfn = engine.client("stepfunctions")
+    sfn.start_execution(stateMachineArn=arn, input="{}")
+    first, second = receive_token(engine, url), receive_token(engine, url)
+    assert first != second
+    with pytest.raises(sfn.exceptions.ClientError):
+        sfn.send_task_success(taskToken=first, output="{}")
+
+
+def distributed(states: dict, start: str, **fields) -> dict:
+    """A Distributed Map over `$.items` with these child states."""
+    processor = {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}}
+    map_state = {
+        "Type": "Map",
+        "ItemsPath": "$.items",
+        "ItemProcessor": processor | {"StartAt": start, "States": states},
+        "End": True,
+    }
+    return {"Map": map_state | fields}
+
+
+def test_max_concurrency_from_a_path(engine):
+    """MaxConcurrencyPath limits the children at once: waits of 0.5 s at 2 of 6 make three rounds."""
+    waiting = {"Nap": {"Type": "Wait", "Seconds": 1, "End": True}}
+    states = distributed(waiting, "Nap", MaxConcurrencyPath="$.limit")
+    described = ended(engine, machine(engine, states, "Map"), {"items": list(range(6)), "limit": 2})
+    took = (described["stopDate"] - described["startDate"]).total_seconds()
+    assert described["status"] == "SUCCEEDED"
+    assert took >= 3
+
+
+@pytest.mark.parametrize(("tolerated", "status"), [(50, "SUCCEEDED"), (20, "FAILED")])
+def test_tolerance_from_a_path(engine, tolerated, status):
+    """ToleratedFailurePercentagePath decides whether one failed child of three fails the Map."""
+    choice = {"Variable": "$", "NumericEquals": 1, "Next": "Bad"}
+    states = distributed(
+        {
+            "Choose": {"Type": "Choice", "Choices": [choice], "Default": "Good"},
+            "Good": {"Type": "Succeed"},
+            "Bad": {"Type": "Fail", "Error": "Bad"},
+        },
+        "Choose",
+        MaxConcurrency=1,
+        ToleratedFailurePercentagePath="$.tolerated",
+    )
+    described = ended(engine, machine(engine, states, "Map"), {"items": [0, 1, 2], "tolerated": tolerated})
+    assert described["status"] == status
+
+
+def test_the_context_object_of_a_child_is_its_own(engine):
+    """`$$.Execution` in a child names the child, each with a start time of its own."""
+    tell = {"Type": "Pass", "Parameters": {"name.$": "$$.Execution.Name"}, "End": True}
+    described = ended(
+        engine,
+        machine(engine, distributed({"Tell": tell}, "Tell", MaxConcurrency=1), "Map"),
+        {"items": [0, 1, 2]},
+    )
+    names = {child["name"] for child in json.loads(described["output"])}
+    assert len(names) == 3
+    assert described["name"] not in names
+
+
+def test_a_state_can_write_to_s3(engine):
+    """aws-sdk:s3:putObject stores a JSON Body, as an ItemReader reads it."""
+    s3 = engine.client("s3")
+    s3.create_bucket(Bucket="test-put-object")
+    put = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::aws-sdk:s3:putObject",
+        "Parameters": {"Bucket": "test-put-object", "Key": "items.json", "Body.$": "$.items"},
+        "End": True,
+    }
+    described = ended(engine, machine(engine, {"Put": put}, "Put"), {"items": [{"a": 1}]})
+    stored = json.load(s3.get_object(Bucket="test-put-object", Key="items.json")["Body"])
+    assert described["status"] == "SUCCEEDED"
+    assert stored == [{"a": 1}]
+
+
+def test_log_events_are_paged(engine):
+    """FilterLogEvents gives all events, each once, however many there are."""
+    logs = engine.client("logs")
+    logs.create_log_group(logGroupName="test-pages")
+    logs.create_log_stream(logGroupName="test-pages", logStreamName="s")
+    now = int(time.time() * 1000)
+    for first in range(0, 21_000, 3_000):
+        events = [{"timestamp": now + n // 10, "message": str(n)} for n in range(first, first + 3_000)]
+        logs.put_log_events(logGroupName="test-pages", logStreamName="s", logEvents=events)
+    pages = logs.get_paginator("filter_log_events").paginate(logGroupName="test-pages")
+    found = [int(event["message"]) for page in pages for event in page["events"]]
+    assert sorted(found) == list(range(21_000))
