@@ -170,8 +170,10 @@ def _messages(trace: Trace) -> pd.DataFrame:
     gone = pd.Series(last["end"].to_numpy(), items.index)
     dead = items["outcome"] == "dead_lettered"
     gone = gone.mask(dead, np.fmax(gone, items["returned"]))
-    left = (items["outcome"] == "timed_out") & (last["outcome"] != "late").to_numpy()
-    return items[["item", "enqueued"]].assign(gone=gone.mask(left))
+    # The message of a task that timed out is deleted by a late worker, or leaves as a dead letter, or stays.
+    stays = (items["outcome"] == "timed_out") & (items["attempts"] < trace.experiment.max_receive_count)
+    stays &= (last["outcome"] != "late").to_numpy()
+    return items[["item", "enqueued"]].assign(gone=gone.mask(stays))
 
 
 def _utilisation(trace: Trace) -> float | None:

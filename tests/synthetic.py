@@ -1,4 +1,4 @@
-"""An exact, valid Trace of an Experiment, from the smallest schedule that has every part of the workflow."""
+"""Experiments to try, and an exact, valid Trace of one, from the smallest schedule that has every part."""
 
 import heapq
 import itertools
@@ -6,9 +6,41 @@ from collections import deque
 
 import numpy as np
 import pandas as pd
+from hypothesis import settings
+from hypothesis import strategies as st
 
-from helpers.experiment import Experiment
+from helpers.experiment import Experiment, empirical, exponential, lognormal
 from helpers.trace import Trace
+
+# A slow machine is no failing law.
+settings.register_profile("lab", deadline=None)
+settings.load_profile("lab")
+
+_seconds = st.floats(0.001, 5.0)
+_times = st.one_of(
+    st.sampled_from([0.0, 0.05, 0.5, 2.0]),
+    st.builds(lognormal, mean=_seconds, sigma=st.floats(0.0, 2.0)),
+    st.builds(exponential, mean=_seconds),
+    st.builds(empirical, values=st.lists(_seconds, min_size=1, max_size=4)),
+)
+experiments = st.builds(
+    Experiment,
+    items=st.integers(1, 60),
+    map_concurrency=st.sampled_from([0, 1, 3, 20]),
+    siphon_share=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.0, 1.0)),
+    worker_concurrency=st.sampled_from([2, 3, 10, 100]),
+    consumer=st.sampled_from(["lambda", "fleet"]),
+    direct_seconds=_times,
+    limited_seconds=_times,
+    failure_rate=st.sampled_from([0.0, 0.3, 0.8]),
+    batch_size=st.integers(1, 10),
+    max_receive_count=st.integers(1, 5),
+    redelivery_seconds=st.sampled_from([0, 1, 5]),
+    task_timeout_seconds=st.sampled_from([2, 5, 600]),
+    heartbeat_seconds=st.sampled_from([None, 1]),
+    cold_start=st.booleans(),
+    seed=st.integers(0, 2**64 - 1),
+)
 
 
 def make_trace(experiment: Experiment, samples: int = 40) -> Trace:

@@ -1,0 +1,231 @@
+"""Laws of Trace: one shape whatever came in, and a file that is read back exactly or refused."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from synthetic import experiments, make_trace
+
+from helpers.errors import TraceError
+from helpers.experiment import Experiment, exponential
+from helpers.trace import Trace
+
+TABLES = ("items", "attempts", "samples")
+
+
+def small_trace() -> Trace:
+    """A run with both lanes, failures, dead letters, time-outs, and missing times."""
+    experiment = Experiment(
+        40,
+        worker_concurrency=2,
+        limited_seconds=exponential(0.5),
+        failure_rate=0.3,
+        max_receive_count=1,
+        task_timeout_seconds=3,
+    )
+    trace = make_trace(experiment)
+    assert trace.items["service_start"].isna().any()
+    assert {"succeeded", "failed", "timed_out", "dead_lettered"} == set(trace.items["outcome"])
+    return trace
+
+
+def same(expected: Trace, actual: Trace) -> None:
+    for field in dataclasses.fields(Trace):
+        before, after = getattr(expected, field.name), getattr(actual, field.name)
+        if field.name in TABLES:
+            pd.testing.assert_frame_equal(before, after, check_exact=True, check_freq=True)
+        else:
+            assert before == after
+
+
+def test_columns_are_brought_to_one_dtype_and_rows_keep_their_order():
+    """Whatever the caller's dtypes, index and further columns, a trace has its own."""
+    trace = small_trace()
+    items = trace.items.astype({"item": "float64", "lane": "category", "outcome": object, "attempts": "Int8"})
+    items = items.assign(note="x")[::-1].set_index(np.arange(len(items)) + 7)
+    actual = dataclasses.replace(trace, items=items)
+    pd.testing.assert_frame_equal(trace.items[::-1].reset_index(drop=True), actual.items)
+
+
+def test_a_trace_does_not_follow_later_changes_of_the_callers_tables():
+    """A trace is a record."""
+    items = small_trace().items.copy()
+    trace = dataclasses.replace(small_trace(), items=items)
+    items.loc[0, "arrival"] = 99.0
+    same(small_trace(), trace)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(t, c) for t in TABLES for c in getattr(small_trace(), t).columns]
+)
+def test_a_missing_column_is_refused_by_name(table, column):
+    """Every column of every table is needed."""
+    trace = small_trace()
+    with pytest.raises(TraceError, match=rf"{table} lacks \['{column}'\]"):
+        dataclasses.replace(trace, **{table: getattr(trace, table).drop(columns=column)})
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("items", "item", np.nan),
+        ("items", "attempts", 1.5),
+        ("items", "lane", "middle"),
+        ("items", "lane", None),
+        ("items", "outcome", "lost"),
+        ("items", "outcome", None),
+        ("items", "returned", "soon"),
+        ("attempts", "outcome", "timed_out"),
+        ("attempts", "worker", None),
+        ("attempts", "start", "now"),
+        ("samples", "visible", np.nan),
+    ],
+)
+def test_a_value_that_does_not_fit_its_column_is_refused(table, column, value):
+    """Whole numbers are whole, words are among the known ones, only times may be missing."""
+    trace = small_trace()
+    frame = getattr(trace, table).astype(object)
+    frame.loc[1, column] = value
+    with pytest.raises(TraceError, match=f"{table}.{column}"):
+        dataclasses.replace(trace, **{table: frame})
+
+
+@pytest.mark.parametrize("started", ["2026-11-24T12:00:00", "2026-11-24T12:00:00+01:00", "noon", None, 0])
+def test_the_start_is_a_utc_time(started):
+    """A time without its offset, with another one, or no time at all is refused."""
+    with pytest.raises(TraceError, match="started="):
+        dataclasses.replace(small_trace(), started=started)
+
+
+@pytest.mark.parametrize("clock_seconds", [-0.1, np.nan, np.inf])
+def test_the_clock_tolerance_is_a_time(clock_seconds):
+    """Clocks disagree by a finite time that is not negative."""
+    with pytest.raises(TraceError, match="clock_seconds="):
+        dataclasses.replace(small_trace(), clock_seconds=clock_seconds)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(experiments)
+def test_a_saved_trace_is_read_back_exactly(tmp_path, experiment):
+    """load undoes save: experiment, tables with dtypes, order and missing values, and all the rest."""
+    trace = make_trace(experiment)
+    trace = dataclasses.replace(trace, clock_seconds=0.001, samples=trace.samples[:: experiment.items])
+    path = tmp_path / "item=3" / "trace.parquet"
+    assert path == trace.save(path)
+    same(trace, Trace.load(path))
+    same(trace, Trace.load(str(path)))
+
+
+def test_a_lost_attempt_and_no_samples_are_read_back_exactly(tmp_path):
+    """Also where a column is all missing or a table is empty."""
+    trace = small_trace()
+    attempts = trace.attempts.assign(end=np.nan, outcome="lost")
+    nothing = pd.DataFrame(columns=["time", "visible", "in_flight"])
+    trace = dataclasses.replace(trace, attempts=attempts, samples=nothing)
+    same(trace, Trace.load(trace.save(tmp_path / "trace.parquet")))
+
+
+def test_any_parquet_reader_finds_the_three_records(tmp_path):
+    """The file is one flat table whose column `record` tells items, attempts and samples apart."""
+    trace = small_trace()
+    table = pq.read_table(trace.save(tmp_path / "trace.parquet")).to_pylist()
+    for name in TABLES:
+        rows = [row for row in table if row["record"] == name]
+        expected = getattr(trace, name)
+        assert len(expected) == len(rows)
+        for column in expected.columns:
+            values = [None if pd.isna(value) else value for value in expected[column]]
+            assert values == [row[column] for row in rows]
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    """Cut anywhere, the file is named and refused."""
+    path = small_trace().save(tmp_path / "trace.parquet")
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 97), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(TraceError, match=r"trace\.parquet: cannot be read as Parquet"):
+            Trace.load(path)
+
+
+def test_damaged_values_are_never_read_as_other_values(tmp_path):
+    """A bit flipped anywhere in the columns is found, unless it is in what reading does not need."""
+    trace = small_trace()
+    path = trace.save(tmp_path / "trace.parquet")
+    whole = path.read_bytes()
+    with pq.ParquetFile(path) as file:
+        last = file.metadata.row_group(0).to_dict()["columns"][-1]
+    columns_end = last["dictionary_page_offset"] + last["total_compressed_size"]
+    refused = 0
+    for position in range(4, columns_end, 41):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        try:
+            same(trace, Trace.load(path))
+        except TraceError:
+            refused += 1
+    assert refused > 0
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    """Parquet that is no trace, text, a folder and nothing at all are refused by name."""
+    path = tmp_path / "foreign"
+    with pytest.raises(TraceError, match=r"foreign: .* No such file"):
+        Trace.load(path)
+    pd.DataFrame({"item": [1]}).to_parquet(path)
+    with pytest.raises(TraceError, match="foreign: is Parquet but no trace"):
+        Trace.load(path)
+    path.write_text("item,lane\n")
+    with pytest.raises(TraceError, match="foreign: cannot be read as Parquet"):
+        Trace.load(path)
+    with pytest.raises(TraceError, match="directory"):
+        Trace.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("format", 2, "has trace format 2, but this release reads format 1"),
+        ("experiment", {"items": 0}, "items=0"),
+        ("started", "noon", "started='noon'"),
+        ("extra", 1, "extra"),
+    ],
+)
+def test_another_version_is_refused(tmp_path, attribute, value, words):
+    """The message names the file and what differs."""
+    path = small_trace().save(tmp_path / "trace.parquet")
+    frame = pd.read_parquet(path)
+    frame.attrs[attribute] = value
+    frame.to_parquet(path)
+    with pytest.raises(TraceError, match=r"trace\.parquet: .*" + words):
+        Trace.load(path)
+
+
+@pytest.mark.parametrize("column", ["record", "arrival", "visible"])
+def test_a_trace_file_that_lacks_a_column_is_refused(tmp_path, column):
+    """The message names the file and the column."""
+    path = small_trace().save(tmp_path / "trace.parquet")
+    frame = pd.read_parquet(path)
+    frame.drop(columns=column).to_parquet(path)
+    with pytest.raises(TraceError, match=rf"trace\.parquet: does not hold a whole trace .*{column}"):
+        Trace.load(path)
+
+
+def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
+    """A file is replaced whole or not at all, and nothing half-written stays behind."""
+    path = small_trace().save(tmp_path / "trace.parquet")
+    before = path.read_bytes()
+
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        dataclasses.replace(small_trace(), engine="aws").save(path)
+    assert before == path.read_bytes()
+    assert [path] == list(tmp_path.iterdir())
