@@ -1,0 +1,221 @@
+"""An Experiment on the live engine: what it asks for is what happens, and all of it is measured."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+
+from helpers import checks, live, metrics, stack
+from helpers.errors import StackError
+from helpers.experiment import Experiment
+from helpers.fleet import Fleet, WholeLines
+from helpers.trace import Trace
+
+CONSUMERS = ("lambda", "fleet")
+
+
+@pytest.fixture(scope="module", params=CONSUMERS)
+def trace(request, engine):
+    """One run with both lanes, passing failures and a map limit, for each consumer."""
+    experiment = Experiment(
+        40,
+        map_concurrency=20,
+        siphon_share=0.6,
+        worker_concurrency=4,
+        consumer=request.param,
+        direct_seconds=0.02,
+        limited_seconds=0.2,
+        failure_rate=0.15,
+        redelivery_seconds=0,
+        max_receive_count=9,
+        seed=3,
+    )
+    return engine.run(experiment, progress=False)
+
+
+def test_the_laws_hold(trace):
+    """A measured trace obeys every law."""
+    checks.verify(trace)
+
+
+def test_the_worker_limit_is_reached_and_never_passed(trace):
+    """With more work than workers, exactly worker_concurrency of them are busy at the peak."""
+    summary = metrics.summary(trace)
+    assert summary["peak_workers"] == 4
+    assert summary["peak_map"] == 20
+
+
+def test_lanes_are_those_of_the_plan(trace):
+    """The items that the seed siphons off take the limited lane, on this engine as on any."""
+    planned = trace.experiment.plan().set_index("item")["lane"].to_dict()
+    assert trace.items.set_index("item")["lane"].to_dict() == planned
+
+
+def test_results_come_back_in_item_order(trace):
+    """Whoever finished first, the map's results are in the order of its items."""
+    assert list(trace.items["item"]) == list(range(40))
+
+
+def test_failures_are_attempts(trace):
+    """An item whose plan says k passing failures has k failed attempts and one that succeeded."""
+    plan = trace.experiment.plan().set_index("item")["failures"]
+    retried = plan[plan > 0]
+    assert len(retried) > 0
+    counted = trace.attempts.groupby("item")["outcome"].value_counts().unstack(fill_value=0)
+    assert counted["failed"].to_dict() == plan.to_dict()
+    assert set(counted["succeeded"]) == {1}
+
+
+def test_service_takes_as_long_as_planned(trace):
+    """No task is shorter than its plan: the worker really did it."""
+    planned = trace.experiment.plan()["task_seconds"].to_numpy()
+    served = (trace.items["service_end"] - trace.items["service_start"]).to_numpy()
+    assert (served >= planned - 0.001).all()
+
+
+def test_queue_depth_was_sampled(trace):
+    """The queue was watched during the run, and was seen with messages in it."""
+    assert trace.samples["in_flight"].max() > 0
+
+
+def test_a_lost_item_is_dead_lettered_and_sinks_nothing(engine):
+    """A message that always fails ends in the DLQ; its item says so, and the others succeed."""
+    experiment = Experiment(
+        6,
+        siphon_share=1,
+        worker_concurrency=2,
+        limited_seconds=0.01,
+        redelivery_seconds=0,
+        max_receive_count=2,
+        task_timeout_seconds=6,
+        failure_rate=0.4,
+        seed=2,
+    )
+    doomed = set(experiment.plan().query("failures >= 2")["item"])
+    assert 0 < len(doomed) < 6
+    trace = engine.run(experiment, progress=False)
+    checks.verify(trace)
+    assert set(trace.items.query("outcome == 'dead_lettered'")["item"]) == doomed
+    assert set(trace.items.query("outcome == 'succeeded'")["item"]) == set(range(6)) - doomed
+
+
+def test_a_bad_item_fails_at_once_and_sinks_nothing(engine):
+    """A permanent error is one attempt, one SendTaskFailure; the tolerance decides about the run."""
+    items = [{"item": n, "lane": "limited", "task_seconds": 0, "failures": 0} for n in range(3)]
+    items[1]["bad"] = True
+    for tolerated, status in ((100, "SUCCEEDED"), (10, "FAILED")):
+        with stack.deploy(engine, "combined", {"ToleratedFailurePercentage": tolerated}) as deployed:
+            execution = live._follow(deployed, deployed.start({"items": items}), 3, progress=False)
+            assert execution["status"] == status
+            results = live.results(deployed, execution)
+            assert [r.get("error", {}).get("Error") for r in results] == [None, "BadItem", None]
+            if status == "SUCCEEDED":
+                summary = json.loads(execution["output"])["summary"]
+                assert summary["lanes"] == {"direct": {}, "limited": {"failed": 1, "succeeded": 2}}
+            else:
+                assert execution["error"] == "TooManyFailures"
+
+
+def test_a_batch_is_one_worker_at_a_time(engine):
+    """With batches, a worker serves its messages one after another: attempts of one worker do not overlap."""
+    experiment = Experiment(
+        20, siphon_share=1, worker_concurrency=2, batch_size=5, batch_window_seconds=1, limited_seconds=0.05
+    )
+    trace = engine.run(experiment, progress=False)
+    checks.verify(trace)
+    for _, attempts in trace.attempts.sort_values("start").groupby("worker"):
+        assert (attempts["start"].to_numpy()[1:] >= attempts["end"].to_numpy()[:-1]).all()
+
+
+def test_large_inputs_go_through_s3(engine):
+    """Items that do not fit into an execution's input are read from S3, and are all done."""
+    experiment = Experiment(4000, siphon_share=0, map_concurrency=50, direct_seconds=0, cold_start=True)
+    text = json.dumps({"items": live.payloads(experiment)})
+    assert len(text) > stack.INPUT_LIMIT_BYTES
+    trace = engine.run(experiment, progress=False)
+    assert trace.items["outcome"].value_counts().to_dict() == {"succeeded": 4000}
+    assert len(trace.attempts) == 4000
+
+
+def test_warming_gives_that_many_workers(engine):
+    """After warming n workers, n environments have answered."""
+    with stack.deploy(engine, "combined") as deployed:
+        assert live.warm(deployed, "WorkerFunction", 5, progress=False) == 5
+
+
+RUN = """
+from helpers import Experiment, connect, live
+from pathlib import Path
+live.RUNS = Path({runs!r})
+engine = connect("embedded")
+engine.run(Experiment(200, worker_concurrency=2, consumer={consumer!r}, limited_seconds=0.5), progress=False)
+"""
+
+
+@pytest.mark.parametrize("consumer", CONSUMERS)
+def test_an_interrupted_run_keeps_what_it_measured_and_destroys_what_it_made(engine, tmp_path, consumer):
+    """Ctrl-C in the middle: the items that were back are on disk, no stack and no worker is left."""
+    script = textwrap.dedent(RUN.format(runs=str(tmp_path), consumer=consumer))
+    environment = os.environ | {"AWS_ENDPOINT_URL": engine.endpoint_url}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    _wait_for_items(engine)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    assert stack.deployed(engine) == []
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    (kept,) = tmp_path.glob("interrupted-*.parquet")
+    trace = Trace.load(kept)
+    assert 0 < len(trace.items) < 200
+    assert len(trace.attempts) >= len(trace.items)
+
+
+def _wait_for_items(engine) -> None:
+    """Until the only execution that runs has some items back."""
+    sfn = engine.client("stepfunctions")
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        for machine in sfn.list_state_machines()["stateMachines"]:
+            arn = machine["stateMachineArn"]
+            for execution in sfn.list_executions(stateMachineArn=arn, statusFilter="RUNNING")["executions"]:
+                for run in sfn.list_map_runs(executionArn=execution["executionArn"])["mapRuns"]:
+                    counts = sfn.describe_map_run(mapRunArn=run["mapRunArn"])["itemCounts"]
+                    if counts["succeeded"] > 3:
+                        return
+        time.sleep(0.1)
+    raise AssertionError("no items came back")
+
+
+def test_a_fleet_takes_ten_messages_at_most(engine):
+    """A batch that ReceiveMessage cannot return is refused before a worker starts."""
+    with (
+        stack.deploy(engine, "combined", {"Consumer": "fleet"}) as deployed,
+        pytest.raises(StackError, match="11"),
+    ):
+        Fleet(deployed, workers=1, batch_size=11)
+
+
+def test_lines_of_threads_do_not_interleave():
+    """WholeLines passes a line on when it is whole, and not before."""
+
+    class Output:
+        text = ""
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+    output = Output()
+    lines = WholeLines(output)
+    lines.write("a")
+    assert output.text == ""
+    lines.write("b\nc")
+    assert output.text == "ab\n"

@@ -1,0 +1,169 @@
+"""Deploying a workflow: refused before anything is created, or deployed whole, or removed whole."""
+
+import json
+
+import pytest
+from botocore.exceptions import ClientError
+
+from helpers import stack
+from helpers.errors import StackError
+from helpers.experiment import Experiment
+
+
+class Untouched:
+    """An engine that must not be asked for anything."""
+
+    def client(self, service: str):
+        raise AssertionError(f"{service} was called")
+
+
+def resources(engine) -> set[str]:
+    """Everything that a workflow could leave on the engine, by name."""
+    names = set(stack.deployed(engine))
+    names |= set(engine.client("sqs").list_queues().get("QueueUrls", []))
+    names |= {f["FunctionName"] for f in engine.client("lambda").list_functions()["Functions"]}
+    names |= {m["UUID"] for m in engine.client("lambda").list_event_source_mappings()["EventSourceMappings"]}
+    names |= {b["Name"] for b in engine.client("s3").list_buckets()["Buckets"]}
+    names |= {r["RoleName"] for r in engine.client("iam").list_roles()["Roles"]}
+    names |= {g["logGroupName"] for g in engine.client("logs").describe_log_groups()["logGroups"]}
+    names |= {m["name"] for m in engine.client("stepfunctions").list_state_machines()["stateMachines"]}
+    return names
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"MaximumConcurrency": 1}, "MaximumConcurrency=1"),
+        ({"MaximumConcurrency": 1001}, "MaximumConcurrency=1001"),
+        ({"MaxConcurrency": 10_001}, "MaxConcurrency=10001"),
+        ({"BatchSize": 11}, "BatchSize=11"),
+        ({"TimeoutSeconds": 30, "HeartbeatSeconds": 30}, "HeartbeatSeconds=30"),
+        ({"VisibilityTimeout": 29, "FunctionTimeout": 30}, "VisibilityTimeout=29"),
+        ({"MaxReceiveCount": 0}, "MaxReceiveCount=0"),
+        ({"MaximumConcurrency": "many"}, "'many'"),
+        ({"Consumer": "nobody"}, "'nobody'"),
+        ({"Nonsense": 1}, "'Nonsense'"),
+    ],
+)
+def test_what_aws_would_refuse_is_refused_before_anything_is_created(values, told):
+    """A value out of bounds, or values that do not go together, never reach the engine."""
+    with pytest.raises(StackError, match=told):
+        stack.deploy(Untouched(), "combined", values)
+
+
+def test_an_unknown_workflow_is_refused():
+    """An unknown workflow is named together with those there are."""
+    with pytest.raises(StackError, match=r"'nope'.*combined"):
+        stack.deploy(Untouched(), "nope")
+
+
+def test_what_aws_only_advises_is_a_warning():
+    """A visibility timeout below six times the function's is allowed, and said."""
+    with pytest.warns(UserWarning, match="VisibilityTimeout=60"):
+        stack.check("combined", {"VisibilityTimeout": 60, "FunctionTimeout": 30})
+
+
+def test_every_experiment_that_is_valid_gives_parameters_that_are_valid():
+    """What Experiment accepts, the template accepts: at the lowest and the highest settings."""
+    low = Experiment(
+        1,
+        worker_concurrency=2,
+        function_timeout_seconds=1,
+        visibility_timeout_seconds=6,
+        task_timeout_seconds=2,
+    )
+    high = Experiment(
+        1,
+        map_concurrency=10_000,
+        worker_concurrency=1000,
+        batch_size=10_000,
+        batch_window_seconds=300,
+        function_timeout_seconds=900,
+        visibility_timeout_seconds=43_200,
+        max_receive_count=1000,
+        task_timeout_seconds=31_536_000,
+        heartbeat_seconds=31_535_999,
+    )
+    for experiment in (low, high):
+        values = stack.parameters(experiment)
+        assert values == {k: v for k, v in stack.check("combined", values).items() if k in values}
+
+
+def test_no_limit_is_written_as_the_number_that_it_means():
+    """map_concurrency 0 is AWS's 10,000, not an emulator's idea of it."""
+    assert stack.parameters(Experiment(1, map_concurrency=0))["MaxConcurrency"] == 10_000
+
+
+def test_two_deployments_do_not_collide_and_destroy_leaves_nothing(engine):
+    """Two stacks of one workflow live side by side; destroyed, they leave no resource behind."""
+    before = resources(engine)
+    with stack.deploy(engine, "combined") as one, stack.deploy(engine, "combined") as other:
+        assert {one.name, other.name} <= set(stack.deployed(engine))
+        assert not set(one.outputs.values()) & set(other.outputs.values())
+        engine.client("s3").put_object(Bucket=one.outputs["Bucket"], Key="left/behind", Body=b"x")
+    assert resources(engine) == before
+
+
+def test_destroy_stops_what_runs(engine):
+    """An execution that still waits for its token is stopped with its stack."""
+    deployed = stack.deploy(engine, "combined", {"Consumer": "fleet"})
+    item = {"item": 0, "lane": "limited", "task_seconds": 0, "failures": 0}
+    execution = deployed.start({"items": [item]})
+    deployed.destroy()
+    sfn = engine.client("stepfunctions")
+    try:
+        status = sfn.describe_execution(executionArn=execution)["status"]
+    except ClientError as error:
+        status = error.response["Error"]["Code"]
+    assert status in ("ABORTED", "ExecutionDoesNotExist")
+
+
+def test_destroying_twice_is_no_error(engine):
+    """What is gone counts as destroyed, so that a destroy can always be tried again."""
+    deployed = stack.deploy(engine, "combined")
+    deployed.destroy()
+    deployed.destroy()
+    assert deployed.name not in stack.deployed(engine)
+
+
+def test_a_deployment_that_fails_is_removed(engine, monkeypatch):
+    """When CloudFormation refuses, the error gives its reason and nothing is left."""
+    before = resources(engine)
+    broken = stack.template("combined")
+    broken["Resources"]["Queue"]["Properties"]["VisibilityTimeout"] = 999_999
+    broken["Resources"]["Nonsense"] = {"Type": "AWS::SQS::Nonsense"}
+    monkeypatch.setattr(stack, "template", lambda workflow: broken)
+    with pytest.raises(StackError, match="has been removed"):
+        stack.deploy(engine, "combined")
+    assert resources(engine) == before
+
+
+def test_an_interrupted_deployment_is_removed(engine, monkeypatch):
+    """Ctrl-C while a stack comes up takes it down again."""
+    before = resources(engine)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    wait = stack._wait
+    monkeypatch.setattr(
+        stack, "_wait", lambda e, waiter, name: (interrupt if "create" in waiter else wait)(e, waiter, name)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        stack.deploy(engine, "combined")
+    assert resources(engine) == before
+
+
+def test_an_input_over_256_kib_is_refused(engine):
+    """Step Functions takes 262,144 bytes of UTF-8; one more is refused before the call."""
+    empty = len(json.dumps({"x": ""}, separators=(",", ":")))
+    with stack.deploy(engine, "combined") as deployed:
+        before = engine.client("stepfunctions").list_executions(
+            stateMachineArn=deployed.outputs["StateMachineArn"]
+        )["executions"]
+        with pytest.raises(StackError, match=r"262,145 bytes.*256 KiB"):
+            deployed.start({"x": "a" * (stack.INPUT_LIMIT_BYTES - empty + 1)})
+        after = engine.client("stepfunctions").list_executions(
+            stateMachineArn=deployed.outputs["StateMachineArn"]
+        )["executions"]
+    assert before == after
