@@ -1,0 +1,355 @@
+"""`./lab`, environment.yml and the CI files: from a fresh clone to the command line."""
+
+# ruff: noqa: SIM300 -- asserts read expected == actual
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ["sh", "cat", "cksum", "cp", "dirname", "mkdir", "mv", "readlink", "rm", "sleep"]
+
+# Stands for a Python of some version. It makes a .venv of itself; its pip waits for the file "gate".
+FAKE_PYTHON = """#!/bin/sh
+echo "{name} $*" >>"{log}"
+case "$*" in
+    *version_info*) echo {version} ;;
+    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    "-m pip install"*)
+        echo "Collecting everything"
+        until [ -e "{gate}" ]; do sleep 0.02; done
+        [ ! -e "{gate}/closed for good" ] || {{ echo "ERROR: No matching distribution" >&2; exit 1; }} ;;
+    *"-m helpers.cli"*) PYTHONPATH="${{0%/.venv/*}}" exec "{real}" "$@" ;;
+    *) exec "{real}" "$@" ;;
+esac
+"""
+
+FAKE_UV = """#!/bin/sh
+echo "uv $*" >>"{log}"
+case "$*" in
+    "venv "*) for folder in "$@"; do :; done; "{maker}" -m venv "$folder" ;;
+esac
+"""
+
+# Says what it was given, and ends with the status that its first argument asks for.
+FAKE_CLI = """
+import json, os, sys
+print(json.dumps({"arguments": sys.argv[1:], "folder": os.getcwd(), "cli": __file__}))
+sys.exit(int(sys.argv[1]) if sys.argv[1:2] and sys.argv[1].isdigit() else 0)
+"""
+
+
+class Clone:
+    """A clone of the lab in a folder with a space in its path, on a machine whose programs are all fakes."""
+
+    def __init__(self, place: Path) -> None:
+        self.root = place / "a lab"
+        self.bin, self.log, self.gate = place / "bin", place / "log", place / "gate"
+        (self.root / "helpers").mkdir(parents=True)
+        self.bin.mkdir()
+        self.gate.mkdir()
+        self.log.touch()
+        for name in ("lab", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.root)
+        (self.root / "helpers" / "__init__.py").touch()
+        (self.root / "helpers" / "cli.py").write_text(FAKE_CLI)
+        for tool in TOOLS:
+            (self.bin / tool).symlink_to(shutil.which(tool) or "missing")
+        self.stamp = self.root / ".venv" / "lab-stamp"
+
+    def has(self, name: str, version: str) -> Path:
+        """Put a Python of this name and version on PATH."""
+        return self._program(name, FAKE_PYTHON, version=version)
+
+    def has_uv(self, maker: Path) -> None:
+        self._program("uv", FAKE_UV, maker=maker)
+
+    def _program(self, name: str, text: str, **values: object) -> Path:
+        program = self.bin / name
+        places = {"name": name, "log": self.log, "gate": self.gate, "real": sys.executable}
+        program.write_text(text.format(**places, **values))
+        program.chmod(0o755)
+        return program
+
+    def start(self, *arguments: str, cwd: Path | None = None, **variables: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [str(self.root / "lab"), *arguments],
+            cwd=cwd or self.root.parent,
+            env={"PATH": str(self.bin), **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self, *arguments: str, cwd: Path | None = None, **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        with self.start(*arguments, cwd=cwd, **variables) as process:
+            out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def calls(self, *parts: str) -> list[str]:
+        """The calls of fake programs that contain all the parts."""
+        return [line for line in self.log.read_text().splitlines() if all(part in line for part in parts)]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path)
+
+
+@pytest.fixture
+def ready(clone: Clone) -> Clone:
+    """A clone with Python 3.12, whose first call is over."""
+    clone.has("python3", "3.12")
+    assert 0 == clone.run().returncode
+    return clone
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited for 60 s in vain"
+        time.sleep(0.02)
+
+
+def test_first_call_makes_the_environment_and_runs_the_command(clone: Clone, tmp_path: Path) -> None:
+    """From any folder: arguments and folder reach the command, and stdout is the command's alone."""
+    clone.has("python3", "3.12")
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    done = clone.run("predict", "two words", "--json", cwd=elsewhere)
+    assert {
+        "arguments": ["predict", "two words", "--json"],
+        "folder": str(elsewhere),
+        "cli": str(clone.root / "helpers" / "cli.py"),
+    } == json.loads(done.stdout)
+    assert "making" in done.stderr
+    assert "Python 3.12 and pip" in done.stderr
+    assert "about two minutes" in done.stderr
+    assert [f"python3 -m venv {clone.root}/.venv"] == clone.calls("-m venv")
+    assert 1 == len(clone.calls("-m pip install", "--quiet", "-e .[test]"))
+
+
+def test_status_of_the_command_is_the_status_of_the_call(ready: Clone) -> None:
+    """`./lab` ends as its command ends."""
+    assert 3 == ready.run("3").returncode
+
+
+def test_second_call_installs_nothing(ready: Clone) -> None:
+    """One environment serves until its list of packages changes; a new date of the file is no change."""
+    (ready.root / "pyproject.toml").touch()
+    done = ready.run("x")
+    assert ("", 1) == (done.stderr, len(ready.calls("pip install")))
+
+
+def test_changed_list_of_packages_makes_the_environment_anew(ready: Clone) -> None:
+    """What pyproject.toml says is what is installed, with nothing left of what it said before."""
+    old = ready.root / ".venv" / "left over"
+    old.touch()
+    with (ready.root / "pyproject.toml").open("a") as file:
+        file.write("# one more\n")
+    assert 0 == ready.run().returncode
+    assert (2, False) == (len(ready.calls("pip install")), old.exists())
+    assert "" == ready.run().stderr
+
+
+def test_half_made_environment_is_made_anew(ready: Clone) -> None:
+    """An environment without a stamp, whoever made it, is not trusted and not built upon."""
+    ready.stamp.unlink()
+    old = ready.root / ".venv" / "left over"
+    old.touch()
+    assert 0 == ready.run().returncode
+    assert (2, False) == (len(ready.calls("pip install")), old.exists())
+
+
+def test_moved_folder_makes_the_environment_anew(ready: Clone) -> None:
+    """An environment holds absolute paths: of a copied folder it would run the original's code."""
+    copy = ready.root.parent / "a copy"
+    shutil.copytree(ready.root, copy)
+    ready.root = copy
+    done = ready.run()
+    assert "making" in done.stderr
+    assert str(copy / "helpers" / "cli.py") == json.loads(done.stdout)["cli"]
+
+
+@pytest.mark.parametrize("version", [None, "3.13"])
+def test_python_that_has_changed_makes_the_environment_anew(ready: Clone, version: str | None) -> None:
+    """An environment whose Python is gone or is another now, as after an upgrade, lacks its packages."""
+    python = ready.root / ".venv" / "bin" / "python"
+    python.unlink()
+    if version:
+        shutil.copy(ready.has("upgraded", version), python)
+    assert "making" in ready.run().stderr
+
+
+def test_failed_installation_is_shown_and_leaves_no_stamp(clone: Clone) -> None:
+    """The installer's own message reaches the user, the call fails, and the next one starts anew."""
+    clone.has("python3", "3.12")
+    closed = clone.gate / "closed for good"
+    closed.touch()
+    done = clone.run()
+    assert ("", False) == (done.stdout, clone.stamp.exists())
+    assert 0 != done.returncode
+    assert "ERROR: No matching distribution" in done.stderr
+    closed.unlink()
+    assert 0 == clone.run().returncode
+    assert 2 == len(clone.calls("-m venv"))
+
+
+def test_two_first_calls_at_once_install_once(clone: Clone) -> None:
+    """The second call waits for the first, says so, and uses what the first made."""
+    clone.has("python3", "3.12")
+    clone.gate.rmdir()
+    first = clone.start("first")
+    until(lambda: clone.calls("pip install"))
+    second = clone.start("second")
+    assert second.stderr
+    assert "waiting" in second.stderr.readline()
+    clone.gate.mkdir()
+    results = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert [["first"], ["second"]] == [json.loads(out)["arguments"] for out in results]
+    assert (1, 1) == (len(clone.calls("-m venv")), len(clone.calls("pip install")))
+
+
+def test_killed_call_does_not_block_the_next(clone: Clone) -> None:
+    """A dead call's lock is free as soon as its installer has ended too, and its .venv is made anew."""
+    clone.has("python3", "3.12")
+    clone.gate.rmdir()
+    killed = clone.start()
+    until(lambda: clone.calls("pip install"))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not clone.stamp.exists()
+    following = clone.start()
+    assert following.stderr
+    assert "waiting" in following.stderr.readline()
+    assert 1 == len(clone.calls("-m venv"))
+    clone.gate.mkdir()  # lets the installer of the killed call end
+    following.communicate(timeout=60)
+    assert (0, 2) == (following.returncode, len(clone.calls("-m venv")))
+    for stream in (killed.stdout, killed.stderr):
+        assert stream
+        stream.close()
+
+
+def test_newest_python_that_runs_is_taken(clone: Clone) -> None:
+    """A Python that is named but does not run, or is too old, is passed over."""
+    (clone.bin / "python3.13").write_text("#!/bin/sh\nexit 127\n")
+    (clone.bin / "python3.13").chmod(0o755)
+    clone.has("python3", "3.9")
+    clone.has("python3.12", "3.12")
+    clone.has("python", "3.14")
+    assert "Python 3.12 " in clone.run().stderr
+    (clone.bin / "python3.12").unlink()
+    clone.stamp.unlink()
+    assert "Python 3.14 " in clone.run().stderr
+
+
+@pytest.mark.parametrize(
+    ("versions", "named"),
+    [({}, "none"), ({"python3": "3.10", "python": "2.7"}, "python3 (3.10), python (2.7)")],
+)
+def test_no_python_is_an_error_with_a_remedy(clone: Clone, versions: dict[str, str], named: str) -> None:
+    """Without a Python that is new enough: what was found, what is needed, what to do; nothing is made."""
+    for name, version in versions.items():
+        clone.has(name, version)
+    done = clone.run()
+    assert ("", False) == (done.stdout, (clone.root / ".venv").exists())
+    assert 0 != done.returncode
+    for part in ("3.11", f"run: {named}.", "https://www.python.org", "LAB_PYTHON"):
+        assert part in done.stderr
+
+
+def test_lab_python_overrides(ready: Clone, tmp_path: Path) -> None:
+    """LAB_PYTHON is the Python that is taken, whatever else there is; another version, another .venv."""
+    mine = ready.has("mine", "3.13")
+    done = ready.run(LAB_PYTHON=str(mine))
+    assert "Python 3.13 " in done.stderr
+    assert "" == ready.run(LAB_PYTHON=str(mine)).stderr
+    assert "" == ready.run().stderr
+    old = ready.has("old", "3.10")
+    done = ready.run(LAB_PYTHON=str(old))
+    assert 0 != done.returncode
+    assert f"{old} (3.10)" in done.stderr
+    assert "python3.12" not in done.stderr
+
+
+def test_uv_is_used_where_it_is_there(clone: Clone) -> None:
+    """With uv on PATH, uv makes the environment and installs the same list."""
+    clone.has_uv(clone.has("python3", "3.12"))
+    done = clone.run()
+    assert 0 == done.returncode
+    assert "Python 3.12 and uv" in done.stderr
+    assert 1 == len(clone.calls("uv pip install", f"--python {clone.root}/.venv/bin/python", "-e .[test]"))
+    assert [] == clone.calls("-m pip")
+
+
+def test_called_through_a_link(ready: Clone, tmp_path: Path) -> None:
+    """A link to `lab`, relative or absolute, is `lab`."""
+    (tmp_path / "absolute").symlink_to(ready.root / "lab")
+    (tmp_path / "relative").symlink_to(Path("a lab") / "lab")
+    for link in ("absolute", "relative"):
+        done = subprocess.run(
+            [tmp_path / link, "x"], env={"PATH": str(ready.bin)}, capture_output=True, text=True
+        )
+        assert ("", ["x"]) == (done.stderr, json.loads(done.stdout)["arguments"])
+
+
+def test_helpers_where_the_caller_stands_are_not_the_labs(ready: Clone, tmp_path: Path) -> None:
+    """The folder from which `lab` is called holds no code of the lab."""
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "__init__.py").touch()
+    (tmp_path / "helpers" / "cli.py").write_text("raise SystemExit('the wrong one')")
+    assert 0 == ready.run(cwd=tmp_path).returncode
+
+
+def test_environment_yml_lists_no_packages_of_its_own() -> None:
+    """pyproject.toml is the one list: conda brings Python, of the version asked for there, and pip."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert [f"python{wanted}", "pip", {"pip": ["-e .[test]"]}] == environment["dependencies"]
+
+
+def test_lab_asks_for_the_python_of_pyproject() -> None:
+    """The Python that `lab` asks for is the one that pyproject.toml requires."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert f"needs Python {wanted.removeprefix('>=')} or newer" in (ROOT / "lab").read_text()
+
+
+@pytest.mark.parametrize("status", [0, 1, 5])
+def test_ci_run_ends_with_the_status_of_the_tests(tmp_path: Path, status: int) -> None:
+    """Failed tests, and a suite without tests, fail the check, wherever it is called from."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    lab = tmp_path / "lab"
+    lab.write_text(f'#!/bin/sh\necho "$PWD $*"\nexit {status}\n')
+    lab.chmod(0o755)
+    done = subprocess.run([tmp_path / ".ci" / "run"], cwd="/", capture_output=True, text=True)
+    assert (status, f"{tmp_path} test\n") == (done.returncode, done.stdout)
+    assert (status == 5) == ("no test was found" in done.stderr)
+
+
+def test_workflow_runs_what_a_user_runs() -> None:
+    """CI tests and executes the notebooks, on the oldest Python supported and a newer one."""
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["lab"]
+    assert ["./lab test", "./lab run"] == [step["run"] for step in job["steps"] if "run" in step]
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert wanted.removeprefix(">=") == job["strategy"]["matrix"]["python"][0]
+    assert 1 < len(job["strategy"]["matrix"]["python"])
+
+
+@pytest.mark.parametrize("name", ["lab", ".ci/run"])
+def test_scripts_are_executable(name: str) -> None:
+    """A fresh clone runs without a chmod."""
+    assert os.access(ROOT / name, os.X_OK)
