@@ -1,0 +1,524 @@
+"""Execute the notebooks with papermill, strictly: what did not run to its end did not pass."""
+
+# mypy: allow-untyped-calls
+# (nbformat, papermill and nbconvert carry no annotations)
+
+import ast
+import atexit
+import contextlib
+import dataclasses
+import html
+import importlib.metadata
+import json
+import math
+import numbers
+import os
+import platform
+import re
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+# papermill, nbformat and nbconvert take a second to import and every kernel imports this module for
+# `reading`, so the functions that need them import them.
+import psutil
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
+from helpers.errors import NotebookError
+
+__all__ = ["Result", "discover", "execute", "parameters_of", "reading", "resolve", "run"]
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+READING = "application/vnd.concurrency-lab.reading+json"
+
+REFUSED_TAGS = {
+    "raises-exception": "the run fails all the same; catch the exception and assert what it says",
+    "injected-parameters": "the values of an earlier run would override the defaults; delete that cell",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one notebook.
+
+    `path` is the executed notebook, `seconds` how long it took, kernel included. `cell` is the number that
+    Jupyter shows beside the cell that failed (In [cell] of the executed notebook), `error` the exception's
+    name and message; both are None for a notebook that passed. `readings` maps a name to
+    {"value", "unit"} (of a name recorded twice, the later one), `figures` counts the PNG images.
+    """
+
+    name: str
+    path: Path
+    seconds: float
+    ok: bool
+    cell: int | None
+    error: str | None
+    readings: dict[str, dict[str, Any]]
+    figures: int
+
+
+def reading(name: str, value: float, unit: str) -> None:
+    """Print "name: value unit", and keep the reading in the executed notebook and in results.json.
+
+    Raises NotebookError for a value that is not a finite number.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise NotebookError(f"reading {name!r} is {value!r}: a reading is a finite number; record that one")
+    from IPython.core.getipython import get_ipython
+    from IPython.display import display
+
+    number = int(value) if isinstance(value, numbers.Integral) else float(value)
+    sentence = f"{name}: {number:.6g} {unit}" if isinstance(number, float) else f"{name}: {number} {unit}"
+    if get_ipython() is None:
+        print(sentence)
+    else:
+        record = {"name": name, "value": number, "unit": unit}
+        display({"text/plain": sentence, READING: record}, raw=True)
+
+
+def discover() -> list[Path]:
+    """The notebooks of the lab, in their order."""
+    return sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+def resolve(names: Iterable[str]) -> list[Path]:
+    """The notebooks with these names, in the order given; all of them where no name is given.
+
+    A name is a notebook's name, its file, or the beginning of one name only, such as "04".
+    Raises NotebookError for a name that is none of these.
+    """
+    known = {path.stem: path for path in discover()}
+    chosen: dict[str, Path] = {}
+    for name in names:
+        stem = Path(name).name.removesuffix(".ipynb")
+        matches = [stem] if stem in known else [other for other in known if stem and other.startswith(stem)]
+        if len(matches) != 1:
+            problem = f"begins several names ({', '.join(matches)})" if matches else "is no notebook"
+            raise NotebookError(f"{name!r} {problem}; choose one of: {', '.join(known) or 'none is there'}")
+        chosen[matches[0]] = known[matches[0]]
+    return list(chosen.values()) or list(known.values())
+
+
+def parameters_of(path: Path) -> dict[str, str]:
+    """The names in the notebook's cell tagged `parameters`, each with the source text of its default.
+
+    Raises NotebookError for a notebook that the lab does not execute: not readable, not exactly one such
+    cell, that cell not plain Python, or a cell with a tag in REFUSED_TAGS.
+    """
+    import nbformat
+
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except Exception as error:
+        raise NotebookError(f"{path}: not readable as a notebook ({error}); restore it") from error
+    for tag, reason in REFUSED_TAGS.items():
+        if any(tag in cell.metadata.get("tags", []) for cell in cells):
+            raise NotebookError(f"{path.name}: a cell is tagged {tag!r}: {reason}")
+    tagged = [cell.source for cell in _code(cells) if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise NotebookError(f"{path.name}: {len(tagged)} code cells are tagged 'parameters': tag exactly one")
+    # Not papermill.inspect_notebook: it reads line by line and loses a line that has a second "=".
+    try:
+        statements = ast.parse(tagged[0]).body
+    except SyntaxError as error:
+        raise NotebookError(f"{path.name}: the parameters cell must be plain Python: {error}") from error
+    found: dict[str, str] = {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            default = ast.get_source_segment(tagged[0], statement.value) or ""
+            found.update({target.id: default for target in targets if isinstance(target, ast.Name)})
+    return found
+
+
+def execute(
+    path: Path,
+    out_dir: Path,
+    parameters: Mapping[str, Any],
+    progress: bool,
+    cell_timeout_seconds: int = 1800,
+) -> Result:
+    """Execute one notebook in its own folder and save it, executed, in `out_dir`.
+
+    A notebook that fails is a Result with ok=False, whatever made it fail. Raises NotebookError, before
+    anything is executed, for a notebook or a parameter that the lab refuses (see `run`).
+    """
+    [values] = _accept([path], parameters)
+    saved = out_dir.resolve() / path.name
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    from papermill.exceptions import PapermillExecutionError
+
+    begun = time.monotonic()
+    index, error = None, None
+    try:
+        _execute(path.resolve(), saved, values, progress, cell_timeout_seconds)
+    except PapermillExecutionError as failure:
+        index, error = failure.cell_index, _sentence(failure)
+    except Exception as failure:  # before the first cell: the kernel did not start
+        error = f"{type(failure).__name__}: {failure}"
+    return _result(saved, time.monotonic() - begun, index, error)
+
+
+def run(paths: Sequence[Path], out_dir: Path, parameters: Mapping[str, Any], progress: bool) -> list[Result]:
+    """Execute the notebooks in order; each goes to `out_dir`/NAME.ipynb, with results.json and index.html.
+
+    Both files are renewed after every notebook. Each notebook gets those of the parameters that it has;
+    text for one whose default is not text is read as a Python literal. A KeyboardInterrupt stops the
+    kernel, keeps what there is and is raised again.
+
+    Raises NotebookError, before anything is executed, for a notebook that the lab refuses, a parameter
+    that no chosen notebook has, and a value of another type than the default's.
+    """
+    accepted = _accept(paths, parameters)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    report = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": None,
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("papermill", "ministack", "boto3")},
+        "engine": parameters.get("engine"),
+    }
+    results: list[Result] = []
+    for path, values in zip(paths, accepted, strict=True):
+        begun = time.monotonic()
+        try:
+            results.append(execute(path, out_dir, values, progress))
+        except KeyboardInterrupt:
+            saved, seconds = out_dir.resolve() / path.name, time.monotonic() - begun
+            if saved.exists():
+                error = "KeyboardInterrupt: stopped before its end"
+                results.append(_result(saved, seconds, _last_started(_cells(saved)), error))
+            _report(out_dir, report, results)
+            raise
+        if len(results) == len(paths):
+            report["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        _report(out_dir, report, results)
+    return results
+
+
+# --- Before: what is refused ---------------------------------------------------------------------------
+
+
+def _accept(paths: Sequence[Path], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each notebook, the parameters that it has, of the type that it wants."""
+    defaults = [parameters_of(path) for path in paths]
+    known = sorted(set().union(*defaults))
+    for name in parameters:
+        if name not in known:
+            raise NotebookError(
+                f"{name!r} is no parameter of {', '.join(path.stem for path in paths)}; "
+                f"choose from: {', '.join(known) or 'none is there'}"
+            )
+    return [
+        {name: _typed(name, value, default[name]) for name, value in parameters.items() if name in default}
+        for default in defaults
+    ]
+
+
+def _typed(name: str, value: Any, default: str) -> Any:
+    """The value, read as a literal where it is text and the default is not; refused if of another type."""
+    try:
+        model = ast.literal_eval(default)
+    except (ValueError, TypeError):
+        model = None  # computed, so of any type, as it is where the default is None
+    if isinstance(value, str) and not isinstance(model, str):
+        with contextlib.suppress(ValueError, TypeError, SyntaxError):  # else it is text, refused or not below
+            value = ast.literal_eval(value)
+    wanted = type(model)
+    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if model is not None and not fits:
+        raise NotebookError(
+            f"{name}={value!r}: {name} takes a value of its default's type, {wanted.__name__}; "
+            f"give one like {default}"
+        )
+    return value
+
+
+# --- During: one kernel --------------------------------------------------------------------------------
+
+
+class _Kernel(AsyncKernelManager):
+    """The interpreter that runs the lab, whatever kernels are installed for other Pythons."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        inherited = os.environ.get("PYTHONPATH")
+        return KernelSpec(
+            argv=[
+                *(sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
+                # A kernel without the extension would lose the exceptions of threads: it must not start.
+                *(f"--ext={__name__}", "--InteractiveShellApp.reraise_ipython_extension_failures=True"),
+                # Else one kernel in ten reports the interrupt that every shutdown begins with as an error.
+                "--IPKernelApp.log_level=CRITICAL",
+            ],
+            env={
+                # The same helpers as in this process, though the kernel starts in the notebooks' folder.
+                "PYTHONPATH": os.pathsep.join([str(ROOT), *([inherited] if inherited else [])]),
+                # A backend inherited from the caller, such as Agg, would leave the notebooks without figures.
+                "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            },
+            language="python",
+            display_name="Python 3",
+        )
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """In the kernel: log each thread's exception, with the cell that started the thread, beside the sockets.
+
+    What the thread prints is lost once its cell has ended; the file is not.
+    """
+    from ipykernel.connect import get_connection_file
+
+    # ipykernel 7 closes its output while the thread that ends the kernel may still flush it: one kernel in
+    # ten hung there until it was killed. The last registered runs first, so this runs before that closing.
+    atexit.register(shell.kernel.control_thread.join, 2)
+    log = Path(get_connection_file()).with_suffix(".threads")
+    start, report = threading.Thread.start, threading.excepthook
+    cells_begun = 0
+
+    def begin(info: Any) -> None:
+        nonlocal cells_begun
+        cells_begun += 1
+
+    def start_in_cell(self: threading.Thread) -> None:
+        self.cell = getattr(threading.current_thread(), "cell", cells_begun)  # type: ignore[attr-defined]
+        start(self)
+
+    def keep(args: threading.ExceptHookArgs) -> None:
+        report(args)
+        if args.exc_type is not SystemExit:
+            lines = traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback)
+            failure = [
+                getattr(args.thread, "cell", cells_begun),
+                args.exc_type.__name__,
+                str(args.exc_value),
+                lines,
+            ]
+            with log.open("a") as file:
+                file.write(json.dumps(failure) + "\n")
+
+    threading.Thread.start = start_in_cell  # type: ignore[method-assign]
+    threading.excepthook = keep
+    shell.events.register("pre_run_cell", begin)
+
+
+def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, timeout_seconds: int) -> None:
+    """Have papermill execute the notebook; a cell that fails, in any way, is a PapermillExecutionError."""
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from papermill.execute import execute_notebook, raise_for_execution_errors
+    from papermill.iorw import load_notebook_node
+    from traitlets.config import Config
+
+    cells: list[Any] = []
+    # A socket file's path must stay under some 100 characters, which a deep temporary folder would break.
+    temporary = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="lab-", dir=temporary) as folder:
+        log = Path(folder, "k.threads")
+
+        def guard(cell: Any, cell_index: int, execute_reply: Any) -> None:
+            """After each cell: make an error of what papermill would let pass."""
+            for output in cell.outputs:
+                if output.output_type == "error" and output.ename == "SystemExit":
+                    # papermill takes SystemExit 0 for the end of a notebook that passed
+                    output.evalue = f"{output.evalue}: a cell must not end the notebook".removeprefix(": ")
+            if any(part.get("source") == "ask_exit" for part in execute_reply["content"].get("payload", [])):
+                _mark(cell, "SystemExit", "exit or quit: a cell must not end the notebook")
+                raise CellExecutionError("", "SystemExit", "")
+            if _mark_threads(log, cells):
+                raise CellExecutionError("", "Thread", "")
+
+        try:
+            notebook = execute_notebook(
+                _literal(path),
+                _literal(saved),
+                values,
+                kernel_name="python3",
+                language="python",
+                progress_bar={"desc": path.stem} if progress else False,
+                execution_timeout=timeout_seconds,
+                kernel_manager_class=_Kernel,
+                # Kernels that start at the same time race for TCP ports.
+                config=Config(KernelManager={"transport": "ipc", "connection_file": f"{folder}/k.json"}),
+                resources={"metadata": {"path": str(path.parent)}},
+                iopub_timeout=60,  # a busy machine may deliver a large figure later than the default of 4 s
+                on_notebook_start=lambda notebook: cells.extend(notebook.cells),
+                on_cell_executed=guard,
+            )
+            # Threads that outlived the last cell have ended with the kernel.
+            _mark_threads(log, notebook.cells)
+            if skipped := [cell for cell in _code(notebook.cells) if cell.execution_count is None]:
+                _mark(skipped[0], "CellNotRun", "the notebook ended without this cell")
+        except PapermillExecutionError:
+            raise
+        except Exception as error:
+            notebook = load_notebook_node(str(saved))
+            index = _last_started(notebook.cells)
+            if index is None:
+                raise
+            message = str(error).partition("\n")[0]
+            if isinstance(error, DeadKernelError):
+                message = "the kernel ended while this cell ran (os._exit, a crash, or too little memory)"
+            _mark(notebook.cells[index], type(error).__name__, message)
+        finally:
+            _end_kernel(folder)
+    raise_for_execution_errors(notebook, str(saved))
+
+
+def _literal(path: Path) -> str:
+    """The path as papermill wants it, which takes braces for places to fill in."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _code(cells: Sequence[Any]) -> list[Any]:
+    """The cells that Jupyter numbers."""
+    return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def _last_started(cells: Sequence[Any]) -> int | None:
+    started = [at for at, cell in enumerate(cells) if cell.metadata.get("papermill", {}).get("start_time")]
+    return started[-1] if started else None
+
+
+def _mark(cell: Any, name: str, message: str, lines: Sequence[str] = ()) -> None:
+    """Put an error first in the outputs of the cell: the one that papermill reports and a reader sees."""
+    import nbformat
+
+    trace = list(lines) or [f"{name}: {message}"]
+    cell.outputs.insert(0, nbformat.v4.new_output("error", ename=name, evalue=message, traceback=trace))
+
+
+def _mark_threads(log: Path, cells: Sequence[Any]) -> bool:
+    """Mark the cells whose threads failed, and say whether there are any."""
+    failures = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    code = _code(cells)
+    for number, name, message, lines in failures:
+        _mark(code[max(0, min(number, len(code)) - 1)], name, f"{message} (in a thread)".strip(), lines)
+    return bool(failures)
+
+
+def _end_kernel(folder: str) -> None:
+    """Kill the kernel whose connection file is in the folder, if an interrupt has left it running."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(folder in argument for argument in child.cmdline()):
+                child.kill()
+                child.wait()
+
+
+# --- After: what is kept -------------------------------------------------------------------------------
+
+
+def _sentence(failure: Any) -> str:
+    """The exception's name and message; of an assert without a message, its source line."""
+    message = failure.evalue
+    if not message:
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(failure.traceback))
+        message = "".join(re.findall(r"^-+> \d+ (.*)$", shown, re.MULTILINE)[-1:]).strip()
+    return f"{failure.ename}: {message}" if message else str(failure.ename)
+
+
+def _result(saved: Path, seconds: float, index: int | None, error: str | None) -> Result:
+    """Read the executed notebook back; `index` is the place of the failed cell in it, counted from 0."""
+    cells = _cells(saved)
+    outputs = [output.data for cell in _code(cells) for output in cell.outputs if "data" in output]
+    readings = [data[READING] for data in outputs if READING in data]
+    return Result(
+        name=saved.stem,
+        path=saved,
+        seconds=round(seconds, 3),
+        ok=error is None,
+        cell=None if index is None else len(_code(cells[: index + 1])),
+        error=error,
+        readings={one["name"]: {"value": one["value"], "unit": one["unit"]} for one in readings},
+        figures=sum("image/png" in data for data in outputs),
+    )
+
+
+def _cells(saved: Path) -> list[Any]:
+    """The cells of an executed notebook, without those that papermill adds to point at an error."""
+    import nbformat
+    from papermill.execute import remove_error_markers
+
+    return list(remove_error_markers(nbformat.read(saved, as_version=4)).cells)
+
+
+def _report(out_dir: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
+    """Renew results.json, the last notebook's page and index.html."""
+    listed = [dataclasses.asdict(result) | {"path": result.path.name} for result in results]
+    _replace(out_dir / "results.json", json.dumps({**report, "results": listed}, indent=2) + "\n")
+    if results:
+        from nbconvert import HTMLExporter
+
+        page, _ = HTMLExporter().from_filename(str(results[-1].path))
+        _replace(results[-1].path.with_suffix(".html"), page)
+    _replace(out_dir / "index.html", _index(report, results))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write the file in one step: a reader sees the old one or the new one, and never half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+_STYLE = """
+:root { color-scheme: light dark }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid #8886 }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+pre { margin: 0; font-size: .875rem; white-space: pre-wrap; overflow-wrap: anywhere }
+img { max-width: 100%; height: auto; background: #fff; border-radius: .25rem; margin: .5rem 0 }
+"""
+
+
+def _index(report: Mapping[str, Any], results: Sequence[Result]) -> str:
+    """One page without references to other hosts: a table of the notebooks, and all their figures."""
+    rows, sections = [], []
+    for result in results:
+        name, link = html.escape(result.name), html.escape(quote(result.path.with_suffix(".html").name))
+        where = "" if result.cell is None else f"In [{result.cell}] "
+        rows.append(
+            f'<tr><td><a href="{link}">{name}</a></td><td>{"passed" if result.ok else "<b>failed</b>"}</td>'
+            f'<td class="number">{result.seconds:.1f}</td>'
+            f"<td><pre>{html.escape(where + (result.error or ''))}</pre></td></tr>"
+        )
+        outputs = [out.data for cell in _code(_cells(result.path)) for out in cell.outputs if "data" in out]
+        figures = [data["image/png"].replace("\n", "") for data in outputs if "image/png" in data]
+        readings = [f"<li>{html.escape(data['text/plain'])}</li>" for data in outputs if READING in data]
+        if figures or readings:
+            sections.append(f"<h2>{name}</h2>" + (f"<ul>{''.join(readings)}</ul>" if readings else ""))
+            sections += [
+                f'<img src="data:image/png;base64,{html.escape(png)}" alt="Figure {number} of {name}">'
+                for number, png in enumerate(figures, 1)
+            ]
+    passed = sum(result.ok for result in results)
+    state = f"finished {report['finished']}" if report["finished"] else "not finished"
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Concurrency Lab: {passed} of {len(results)} passed</title>
+<style>{_STYLE}</style>
+<h1>{passed} of {len(results)} notebooks passed</h1>
+<p>Started {html.escape(report["started"])}, {html.escape(state)}. {html.escape(versions)}.</p>
+<div class="wide"><table>
+<tr><th>notebook</th><th>result</th><th>time (s)</th><th>error</th></tr>
+{"".join(rows)}
+</table></div>
+{"".join(sections)}
+</html>
+"""
