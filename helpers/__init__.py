@@ -1,6 +1,6 @@
 """Concurrency Lab: one experiment, many engines, one trace."""
 
-from helpers import checks, live, metrics, stack
+from helpers import checks, live, metrics, plots, stack
 from helpers.engines import connect
 from helpers.errors import LabError
 from helpers.experiment import Experiment, empirical, exponential, lognormal
@@ -18,6 +18,7 @@ __all__ = [
     "live",
     "lognormal",
     "metrics",
+    "plots",
     "reading",
     "stack",
 ]

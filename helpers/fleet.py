@@ -97,7 +97,8 @@ class Fleet:
         for reader in self._readers:
             reader.join()
         for process in self._processes:
-            assert process.stdin and process.stdout
+            assert process.stdin
+            assert process.stdout
             process.stdin.close()
             process.stdout.close()
         self._processes = []
@@ -167,7 +168,8 @@ def main() -> None:
 
     settings = json.loads(sys.stdin.readline())
     spec = importlib.util.spec_from_file_location("worker", HANDLER)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sqs = boto3.client("sqs", config=CLIENT_CONFIG)

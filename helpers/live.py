@@ -1,4 +1,4 @@
-"""Run an Experiment on a deployed combined workflow and measure it.
+"""Run an Experiment on a deployed workflow and measure it.
 
 Who timed what: Step Functions the arrival and the return of each child execution, SQS the moment
 that a message was enqueued, the workers their own attempts (in the answers and in their logs).
@@ -11,7 +11,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,30 +37,38 @@ WARM_DIRECT = 50
 LOG_PATIENCE_SECONDS = 60
 """CloudWatch Logs delivers within seconds; after this an attempt without a log counts as unlogged."""
 BAR_AFTER_SECONDS = 2
+SEND_BATCH = 10
+"""Messages that one SendMessageBatch takes at most (SQS quotas, 2026-11-24)."""
+SENDERS = 8
+EMPTY_SECONDS = 0.5
+"""How long a queue must report itself empty: its counts are approximate."""
 TIMEOUTS = ("States.Timeout", "States.HeartbeatTimeout")
+Attempts = dict[tuple[int, int, str], dict[str, Any]]
+"""Attempts by item, number and worker, each with its times in epoch seconds."""
 RUNS = Path(__file__).parents[1] / "runs"
 
 
-def run(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
-    """Run the experiment on a deployed `combined` stack whose parameters fit it; return the trace.
+def run(
+    stack: Stack, experiment: Experiment, machine: str = "StateMachineArn", progress: bool = True
+) -> Trace:
+    """Run the experiment on a deployed `combined` or `distributed_map` stack; return the trace.
 
-    Warms the workers first unless the experiment asks for cold starts. Raises StackError when the
-    execution does not succeed. When interrupted (or when the execution fails), it stops the execution
+    The stack's parameters must fit the experiment (see `stack.parameters`). machine: the output that names
+    the state machine. Warms the workers first unless the experiment asks for cold starts. Raises StackError
+    when the execution does not succeed. When that happens, or the run is interrupted, it stops the execution
     and saves what was measured so far under runs/, naming the file, before the error goes on.
     """
+    if experiment.siphon_share and "QueueUrl" not in stack.outputs:
+        raise StackError(
+            f"siphon_share={experiment.siphon_share}: {stack.workflow} has no limited lane; "
+            "use 0, or deploy `combined`"
+        )
     name = f"run-{uuid.uuid4().hex[:12]}"
-    items = payloads(experiment)
-    with contextlib.ExitStack() as resources:
-        fleet: Fleet | None = None
-        if experiment.consumer == "fleet":
-            fleet = Fleet(stack, experiment.worker_concurrency, experiment.batch_size)
-            resources.enter_context(fleet)
-        if not experiment.cold_start:
-            _warm_all(stack, experiment, progress)
-        arn = stack.start(_input(stack, name, items), name=name)
+    with _consumers(stack, experiment, progress) as fleet:
+        arn = stack.start(_input(stack, name, experiment), machine, name)
         with _sampled_queue(stack) as samples:
             try:
-                execution = _follow(stack, arn, experiment.items, progress)
+                execution = wait(stack, arn, experiment.items, progress)
                 if execution["status"] != "SUCCEEDED":
                     raise StackError(
                         f"execution {name}: ended as {execution['status']} "
@@ -73,6 +81,79 @@ def run(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
         return _trace(stack, experiment, execution, samples, fleet)
 
 
+def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
+    """Send all items to a deployed `sqs_limited` stack's queue at once; return the trace when it is empty.
+
+    Nobody waits for these items: one arrives when its message is sent, and returns when its last attempt
+    ends. Raises StackError unless all items take the limited lane.
+    """
+    if experiment.siphon_share != 1:
+        raise StackError(
+            f"siphon_share={experiment.siphon_share}: a burst has the limited lane only; use siphon_share=1"
+        )
+    with _consumers(stack, experiment, progress) as fleet, _sampled_queue(stack) as samples:
+        _send(stack, payloads(experiment))
+        _drain(stack, experiment.items, progress)
+        dead = _dead_letters(stack)
+
+        def complete(attempts: Attempts) -> bool:
+            ended = {a["item"] for a in attempts.values() if a["outcome"] == "succeeded"}
+            return len(ended | dead) == experiment.items
+
+        attempts = list(_attempts(stack, complete, fleet, LOG_PATIENCE_SECONDS).values())
+    rows = []
+    for item, last in sorted(_last(attempts).items()):
+        outcome = "dead_lettered" if item in dead else "succeeded"
+        times = {"service_start": last["start"], "service_end": last["end"], "returned": last["end"]}
+        sent = {"arrival": last["enqueued"], "enqueued": last["enqueued"]}
+        tries = {"attempts": last["attempt"], "outcome": outcome}
+        rows.append({"item": item, "lane": "limited", **sent, **times, **tries})
+    began = min(row["enqueued"] for row in rows)
+    return _as_trace(stack, experiment, began, rows, attempts, samples)
+
+
+@contextlib.contextmanager
+def _consumers(stack: Stack, experiment: Experiment, progress: bool) -> Iterator[Fleet | None]:
+    """The fleet, where the experiment has one, and warm functions, unless it asks for cold starts."""
+    with contextlib.ExitStack() as resources:
+        fleet: Fleet | None = None
+        if experiment.consumer == "fleet":
+            fleet = Fleet(stack, experiment.worker_concurrency, experiment.batch_size)
+            resources.enter_context(fleet)
+        if not experiment.cold_start:
+            _warm_all(stack, experiment, progress)
+        yield fleet
+
+
+def _send(stack: Stack, items: list[dict[str, Any]]) -> None:
+    sqs, url = stack.engine.client("sqs"), stack.outputs["QueueUrl"]
+
+    def send(first: int) -> None:
+        entries = [
+            {"Id": str(n), "MessageBody": json.dumps({"item": item})}
+            for n, item in enumerate(items[first : first + SEND_BATCH])
+        ]
+        if failed := sqs.send_message_batch(QueueUrl=url, Entries=entries).get("Failed"):
+            raise StackError(f"{len(failed)} messages were not sent ({failed[0]['Message']}); run it again")
+
+    with ThreadPoolExecutor(SENDERS) as pool:
+        list(pool.map(send, range(0, len(items), SEND_BATCH)))
+
+
+def _drain(stack: Stack, items: int, progress: bool) -> None:
+    """Wait until the queue has been empty for a while, showing how many items have left it."""
+    sqs, url = stack.engine.client("sqs"), stack.outputs["QueueUrl"]
+    names = [f"ApproximateNumberOfMessages{what}" for what in ("", "NotVisible", "Delayed")]
+    empty_since = None
+    with tqdm(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
+        while empty_since is None or time.monotonic() - empty_since < EMPTY_SECONDS:
+            depth = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+            left = sum(int(depth[name]) for name in names)
+            bar.update(max(0, items - left) - bar.n)
+            empty_since = None if left else empty_since or time.monotonic()
+            time.sleep(stack.engine.poll_seconds)
+
+
 def payloads(experiment: Experiment) -> list[dict[str, Any]]:
     """The Map's items: item, lane, task_seconds, failures (passing ones before the first success)."""
     return [
@@ -83,24 +164,25 @@ def payloads(experiment: Experiment) -> list[dict[str, Any]]:
     ]
 
 
-def _input(stack: Stack, name: str, items: list[dict[str, Any]]) -> dict[str, Any]:
-    """The items themselves where they fit into an execution's input, else nothing: they are put into S3."""
+def _input(stack: Stack, name: str, experiment: Experiment) -> dict[str, Any]:
+    """The execution's input: the items where they fit into it, else nothing: they are put into S3."""
+    items = payloads(experiment)
+    data = {"max_concurrency": experiment.map_concurrency} if stack.workflow == "distributed_map" else {}
     text = json.dumps(items, separators=(",", ":"))
     if len(text) < 0.9 * INPUT_LIMIT_BYTES:  # room for what else the state holds
-        return {"items": items}
+        return data | {"items": items}
     stack.engine.client("s3").put_object(
         Bucket=stack.outputs["Bucket"], Key=f"items/{name}.json", Body=text.encode()
     )
-    return {}
+    return data
 
 
 def _warm_all(stack: Stack, experiment: Experiment, progress: bool) -> None:
-    plan = experiment.plan()
-    direct = int((plan["lane"] == "direct").sum())
-    limited = len(plan) - direct
+    lanes = experiment.plan()["lane"].value_counts()
     at_once = experiment.map_concurrency or DISTRIBUTED_MAP_LIMIT
-    warm(stack, "ProcessFunction", min(direct, at_once, WARM_DIRECT), progress)
-    if experiment.consumer == "lambda":
+    if direct := int(lanes.get("direct", 0)):
+        warm(stack, "ProcessFunction", min(direct, at_once, WARM_DIRECT), progress)
+    if experiment.consumer == "lambda" and (limited := int(lanes.get("limited", 0))):
         warm(stack, "WorkerFunction", min(limited, experiment.worker_concurrency), progress)
 
 
@@ -109,8 +191,6 @@ def warm(stack: Stack, function: str, workers: int, progress: bool = True) -> in
 
     An engine that cannot hold that many at once ends with fewer.
     """
-    if workers == 0:
-        return 0
     client = stack.engine.client("lambda")
 
     def call(_: int) -> str:
@@ -140,6 +220,9 @@ def _bar(things: Iterable[str], total: int, what: str, progress: bool) -> Iterab
 def _sampled_queue(stack: Stack) -> Iterator[list[dict[str, float]]]:
     """Sample the queue's depth, as SQS reports it, until the block ends. Times are epoch seconds."""
     samples: list[dict[str, float]] = []
+    if "QueueUrl" not in stack.outputs:
+        yield samples
+        return
     ended = threading.Event()
     sqs = stack.engine.client("sqs")
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
@@ -163,8 +246,11 @@ def _sampled_queue(stack: Stack) -> Iterator[list[dict[str, float]]]:
         thread.join()
 
 
-def _follow(stack: Stack, arn: str, items: int, progress: bool) -> dict[str, Any]:
-    """Wait until the execution has ended, showing how many items are back; return its description."""
+def wait(stack: Stack, arn: str, items: int | None = None, progress: bool = True) -> dict[str, Any]:
+    """Wait until the execution has ended and return its description (DescribeExecution).
+
+    items: how many its Map has, for the progress shown.
+    """
     step_functions = stack.engine.client("stepfunctions")
     looked = 0.0
     with tqdm(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
@@ -242,34 +328,51 @@ def _trace(
     fleet: Fleet | None,
     patience: float = LOG_PATIENCE_SECONDS,
 ) -> Trace:
-    began = execution["startDate"].timestamp()
     back = results(stack, execution)
-    answers = [result["answer"] for result in back if "answer" in result]
-    attempts = _attempts(stack, answers, fleet, patience)
+    answered = {_key(result["answer"]): result["answer"] for result in back if "answer" in result}
+
+    def complete(attempts: Attempts) -> bool:
+        return all(key in attempts and attempts[key]["outcome"] != "lost" for key in answered)
+
+    attempts = _attempts(stack, complete, fleet, patience)
+    for key, answer in answered.items():
+        if key not in attempts:  # not logged in time; the answer itself tells as much
+            times = {"start": answer["service_start"], "end": answer["service_end"]}
+            attempts[key] = {**answer, **times, "outcome": "succeeded"}
     dead = _dead_letters(stack) if any("error" in result for result in back) else set()
-    last = {attempt["item"]: attempt for attempt in sorted(attempts, key=lambda a: (a["item"], a["start"]))}
-    items = pd.DataFrame(
-        [_item(result, last.get(result["item"], {}), dead) for result in back], columns=_ITEM_COLUMNS
-    )
-    attempt_columns = ["item", "attempt", "worker", "start", "end", "outcome"]
-    attempts_table = pd.DataFrame(attempts, columns=attempt_columns)
-    samples_table = pd.DataFrame(samples, columns=["time", "visible", "in_flight"])
-    for table, times in ((items, _ITEM_TIMES), (attempts_table, ["start", "end"]), (samples_table, ["time"])):
+    last = _last(attempts.values())
+    rows = [_item(result, last.get(result["item"], {}), dead) for result in back]
+    began = execution["startDate"].timestamp()
+    return _as_trace(stack, experiment, began, rows, list(attempts.values()), samples)
+
+
+def _as_trace(
+    stack: Stack,
+    experiment: Experiment,
+    began: float,
+    rows: list[dict[str, Any]],
+    attempts: list[dict[str, Any]],
+    samples: list[dict[str, float]],
+) -> Trace:
+    """The trace from rows whose times are epoch seconds."""
+    items = pd.DataFrame(rows, columns=["item", "lane", *_ITEM_TIMES, "attempts", "outcome"])
+    tries = pd.DataFrame(attempts, columns=["item", "attempt", "worker", "start", "end", "outcome"])
+    depth = pd.DataFrame(samples, columns=["time", "visible", "in_flight"])
+    for table, times in ((items, _ITEM_TIMES), (tries, ["start", "end"]), (depth, ["time"])):
         table[times] = table[times].astype(float) - began
     return Trace(
         experiment=experiment,
         engine=stack.engine.name,
         items=items,
-        attempts=attempts_table.sort_values(["start", "item"], ignore_index=True),
-        samples=samples_table,
-        started=execution["startDate"].astimezone(UTC).isoformat(),
+        attempts=tries.sort_values(["start", "item"], ignore_index=True),
+        samples=depth,
+        started=datetime.fromtimestamp(began, UTC).isoformat(),
         versions=stack.engine.versions(),
         clock_seconds=stack.engine.clock_seconds,
     )
 
 
 _ITEM_TIMES = ["arrival", "enqueued", "service_start", "service_end", "returned"]
-_ITEM_COLUMNS = ["item", "lane", *_ITEM_TIMES, "attempts", "outcome"]
 
 
 def _epoch(text: str) -> float:
@@ -301,36 +404,32 @@ def _item(result: dict[str, Any], last: dict[str, Any], dead: set[int]) -> dict[
     }
 
 
+def _last(attempts: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Each item's last attempt."""
+    return {attempt["item"]: attempt for attempt in sorted(attempts, key=lambda a: (a["item"], a["start"]))}
+
+
 def _attempts(
-    stack: Stack, answers: list[dict[str, Any]], fleet: Fleet | None, patience: float
-) -> list[dict[str, Any]]:
-    """Every attempt, from the workers' logs; waits until the attempts behind the answers are logged."""
-    answered = {_key(answer): answer for answer in answers}
-    groups = [stack.outputs["ProcessLogGroup"]]
-    if fleet is None:
-        groups.append(stack.outputs["WorkerLogGroup"])
+    stack: Stack, complete: Callable[[Attempts], bool], fleet: Fleet | None, patience: float
+) -> Attempts:
+    """Every attempt, from the workers' logs, read until they are complete or patience (s) runs out."""
+    groups = [stack.outputs[name] for name in ("ProcessLogGroup", "WorkerLogGroup") if name in stack.outputs]
     give_up = time.monotonic() + patience
     while True:
         lines = [line for group in groups for line in _log_lines(stack, group)]
-        found = _parse(lines + (fleet.lines if fleet else []))
-        ended = {key for key, attempt in found.items() if attempt["outcome"] != "lost"}
-        if answered.keys() <= ended or time.monotonic() > give_up:
-            break
+        attempts = _parse(lines + (fleet.lines if fleet else []))
+        if complete(attempts) or time.monotonic() > give_up:
+            return attempts
         time.sleep(stack.engine.poll_seconds)
-    for key, answer in answered.items():
-        if key not in ended:  # not logged in time; the answer itself tells as much
-            times = {"start": answer["service_start"], "end": answer["service_end"]}
-            found[key] = {**answer, **times, "outcome": "succeeded"}
-    return list(found.values())
 
 
 def _key(attempt: dict[str, Any]) -> tuple[int, int, str]:
     return attempt["item"], attempt["attempt"], attempt["worker"]
 
 
-def _parse(lines: Iterable[str]) -> dict[tuple[int, int, str], dict[str, Any]]:
+def _parse(lines: Iterable[str]) -> Attempts:
     """Attempts by item, number and worker; one that started and never ended is `lost`."""
-    attempts: dict[tuple[int, int, str], dict[str, Any]] = {}
+    attempts: Attempts = {}
     for line in lines:
         if line.startswith('{"attempt_'):
             (attempt,) = json.loads(line).values()

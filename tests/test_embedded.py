@@ -283,6 +283,23 @@ def test_max_concurrency_from_a_path(engine):
     assert took >= 3
 
 
+@pytest.mark.parametrize(("mode", "limit"), [("INLINE", 40), ("DISTRIBUTED", 90)])
+def test_no_limit_means_aws_own_limit(engine, mode, limit):
+    """Without MaxConcurrency an inline Map runs 40 at once, a distributed one all of these 90."""
+    url = queue(engine)
+    states = distributed(callback(url, TimeoutSeconds=4), "Wait")
+    states["Map"]["ItemProcessor"]["ProcessorConfig"]["Mode"] = mode
+    sfn = engine.client("stepfunctions")
+    sfn.start_execution(
+        stateMachineArn=machine(engine, states, "Map"), input=json.dumps({"items": list(range(90))})
+    )
+    time.sleep(2)
+    depth = engine.client("sqs").get_queue_attributes(
+        QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
+    )
+    assert int(depth["Attributes"]["ApproximateNumberOfMessages"]) == limit
+
+
 @pytest.mark.parametrize(("tolerated", "status"), [(50, "SUCCEEDED"), (20, "FAILED")])
 def test_tolerance_from_a_path(engine, tolerated, status):
     """ToleratedFailurePercentagePath decides whether one failed child of three fails the Map."""

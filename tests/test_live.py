@@ -111,7 +111,7 @@ def test_a_bad_item_fails_at_once_and_sinks_nothing(engine):
     items[1]["bad"] = True
     for tolerated, status in ((100, "SUCCEEDED"), (10, "FAILED")):
         with stack.deploy(engine, "combined", {"ToleratedFailurePercentage": tolerated}) as deployed:
-            execution = live._follow(deployed, deployed.start({"items": items}), 3, progress=False)
+            execution = live.wait(deployed, deployed.start({"items": items}), progress=False)
             assert execution["status"] == status
             results = live.results(deployed, execution)
             assert [r.get("error", {}).get("Error") for r in results] == [None, "BadItem", None]
@@ -131,6 +131,55 @@ def test_a_batch_is_one_worker_at_a_time(engine):
     checks.verify(trace)
     for _, attempts in trace.attempts.sort_values("start").groupby("worker"):
         assert (attempts["start"].to_numpy()[1:] >= attempts["end"].to_numpy()[:-1]).all()
+
+
+@pytest.mark.parametrize("consumer", CONSUMERS)
+def test_a_burst_drains_at_the_worker_limit(engine, consumer):
+    """All messages of a burst end once, done or dead-lettered, with no more workers than allowed."""
+    experiment = Experiment(
+        40,
+        siphon_share=1,
+        worker_concurrency=4,
+        consumer=consumer,
+        limited_seconds=0.1,
+        failure_rate=0.2,
+        redelivery_seconds=0,
+        max_receive_count=2,
+        seed=1,
+    )
+    doomed = set(experiment.plan().query("failures >= 2")["item"])
+    assert doomed
+    values = stack.parameters(experiment)
+    known = stack.template("sqs_limited")["Parameters"]
+    with stack.deploy(engine, "sqs_limited", {k: v for k, v in values.items() if k in known}) as deployed:
+        trace = live.burst(deployed, experiment, progress=False)
+    checks.verify(trace)
+    assert metrics.summary(trace)["peak_workers"] == 4
+    assert set(trace.items.query("outcome == 'dead_lettered'")["item"]) == doomed
+
+
+@pytest.mark.parametrize("machine", ["InlineArn", "DistributedArn"])
+def test_a_map_alone_is_measured_too(engine, machine):
+    """Both kinds of Map keep the experiment's map_concurrency, and the laws."""
+    experiment = Experiment(60, map_concurrency=15, siphon_share=0, direct_seconds=0.2)
+    with stack.deploy(engine, "distributed_map") as deployed:
+        trace = live.run(deployed, experiment, machine, progress=False)
+    checks.verify(trace)
+    assert metrics.summary(trace)["peak_map"] == 15
+
+
+def test_a_lane_that_is_not_there_is_refused(engine):
+    """A lane that the workflow does not have is refused before anything starts."""
+    with (
+        stack.deploy(engine, "distributed_map") as deployed,
+        pytest.raises(StackError, match="no limited lane"),
+    ):
+        live.run(deployed, Experiment(1, siphon_share=0.5))
+    with (
+        stack.deploy(engine, "sqs_limited") as deployed,
+        pytest.raises(StackError, match="limited lane only"),
+    ):
+        live.burst(deployed, Experiment(1, siphon_share=0.5))
 
 
 def test_large_inputs_go_through_s3(engine):

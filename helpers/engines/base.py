@@ -36,7 +36,7 @@ class Engine:
         raise NotImplementedError
 
     def client(self, service: str) -> Any:
-        """The boto3 client of an AWS service on this engine, e.g. `client("sqs")`; safe to share by threads."""
+        """The boto3 client of an AWS service here, e.g. `client("sqs")`; threads may share it."""
         if service not in self._clients:
             self._clients[service] = self._new_client(service)
         return self._clients[service]

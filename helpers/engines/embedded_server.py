@@ -19,6 +19,9 @@ from typing import Any
 
 WRITTEN_FOR = "1.5.33"
 HEARTBEAT_CHECK_SECONDS = 0.1
+INLINE_MAP_LIMIT = 40
+DISTRIBUTED_MAP_LIMIT = 10_000
+"""Iterations and child executions at once (Step Functions service quotas, 2026-11-24)."""
 LOG_PAGE = 10_000
 """Events that one FilterLogEvents returns at most (API reference, 2026-11-24)."""
 
@@ -42,6 +45,21 @@ def limits_from_paths(sfn: Any, execute: Step) -> Step:
             effective = sfn._apply_input_path(state, raw_input, ctx)
             numbers = {f: sfn._resolve_path_or_ctx(path, effective, ctx) for f, path in paths.items()}
             state = {**state, **numbers}
+        return execute(state, raw_input, execution, ctx)
+
+    return corrected
+
+
+def map_limits(execute: Step) -> Step:
+    """An inline Map runs 40 iterations at once, a distributed one 10,000; MaxConcurrency 0 means these."""
+
+    def corrected(state: State, raw_input: Any, execution: Any, ctx: dict[str, Any]) -> Any:
+        processor = state.get("ItemProcessor") or state.get("Iterator") or {}
+        distributed = processor.get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED"
+        limit = DISTRIBUTED_MAP_LIMIT if distributed else INLINE_MAP_LIMIT
+        wanted = state.get("MaxConcurrency", 0)
+        if isinstance(wanted, int):  # in JSONata it may be an expression, which is ministack's to evaluate
+            state = {**state, "MaxConcurrency": min(wanted or limit, limit)}
         return execute(state, raw_input, execution, ctx)
 
     return corrected
@@ -182,7 +200,7 @@ def correct() -> None:
     lambda_svc._sqs_esm_concurrency = number_from_template(lambda_svc._sqs_esm_concurrency)
     sfn._dispatch_aws_sdk_rest_xml = put_object(sfn, s3, sfn._dispatch_aws_sdk_rest_xml)
     sfn._execute_task = limits_from_paths(sfn, callbacks.new_token_for_each_attempt(sfn._execute_task))
-    sfn._execute_map = limits_from_paths(sfn, sfn._execute_map)
+    sfn._execute_map = limits_from_paths(sfn, map_limits(sfn._execute_map))
     sfn._invoke_with_callback = callbacks.wait(sfn._invoke_with_callback)
     sfn._run_sub_machine = context_of_children(sfn._run_sub_machine)
     sfn._send_task_heartbeat = callbacks.heartbeat(sfn._send_task_heartbeat)
