@@ -1,0 +1,220 @@
+"""Figures of a Trace: one idea each, limits dashed and black in all of them, readable without colour."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from helpers import metrics
+from helpers.trace import LANES, Trace
+
+__all__ = ["STYLE", "backlog", "gantt", "latency", "timeline", "workers"]
+
+STYLE = Path(__file__).with_name("lab.mplstyle")
+"""The style of these figures, for `plt.style.use` where others should match."""
+
+# Okabe and Ito's colours, each of its own lightness and line style; black dashes are for limits alone.
+LIMIT: dict[str, Any] = {"color": "#000000", "linestyle": "--", "linewidth": 1.2}
+LOOK: dict[str, dict[str, Any]] = {
+    "children": {"color": "#CC79A7", "linestyle": (0, (1, 0.5)), "linewidth": 3.5},
+    "direct": {"color": "#0072B2", "linestyle": "-.", "linewidth": 1.8},
+    "limited": {"color": "#E69F00", "linestyle": "-", "linewidth": 1.8},
+}
+COMPARED: list[dict[str, Any]] = [
+    {"color": "#E69F00", "linestyle": "-"},
+    {"color": "#0072B2", "linestyle": "-."},
+    {"color": "#CC79A7", "linestyle": ":"},
+    {"color": "#009E73", "linestyle": (0, (1, 2))},
+    {"color": "#56B4E9", "linestyle": (0, (8, 2, 1, 2, 1, 2))},
+]
+WAITING = "#AAAAAA"
+FAILED: dict[str, Any] = {"hatch": "/////", "edgecolor": "white"}
+SINCE_START = "time since start (s)"
+
+_styled = plt.style.context(STYLE)
+
+
+@_styled
+def timeline(trace: Trace, ax: Axes | None = None) -> Axes:
+    """Children of the map, direct invocations and limited workers at once over time, with both limits.
+
+    A limit of more than twice the highest count lies above the figure, and its label says so.
+    """
+    ax = _axes(ax)
+    _steps(ax, metrics.concurrency(trace), label="children", **LOOK["children"])
+    for lane, label in (("direct", "direct invocations"), ("limited", "limited workers")):
+        if (trace.items["lane"] == lane).any():
+            _steps(ax, metrics.concurrency(trace, lane), label=label, **LOOK[lane])
+    experiment = trace.experiment
+    _limits(ax, [(experiment.map_limit, "map limit"), (experiment.worker_concurrency, "worker limit")])
+    ax.set(xlabel=SINCE_START, xlim=(0, None), ylabel="at once (count)")
+    _legend(ax)
+    return ax
+
+
+@_styled
+def workers(traces: Trace | Sequence[tuple[str, Trace]], ax: Axes | None = None) -> Axes:
+    """Workers of the limited lane at once over time against their limit, one line a trace.
+
+    traces: one Trace, or (label, trace) pairs to compare. Of a single one, the messages that wait are drawn
+    behind, on an axis of their own at the right.
+    """
+    ax, pairs = _axes(ax), _pairs(traces)
+    for (label, trace), look in zip(pairs, _looks(pairs), strict=True):
+        _steps(ax, metrics.concurrency(trace, "limited"), label=label or "workers", **look)
+    _limits(ax, [(trace.experiment.worker_concurrency, "worker limit") for _, trace in pairs])
+    ax.set(xlabel=SINCE_START, xlim=(0, None), ylabel="workers at once (count)")
+    if len(pairs) == 1:
+        behind = ax.twinx()
+        time, count = metrics.backlog(pairs[0][1])
+        behind.fill_between(
+            time, count, step="post", color=WAITING, alpha=0.5, linewidth=0, label="messages waiting"
+        )
+        behind.set(ylabel="messages waiting (count)", ylim=(0, None))
+        behind.grid(False)
+        behind.spines["right"].set_visible(True)
+        ax.set_zorder(behind.get_zorder() + 1)
+        ax.patch.set_visible(False)
+        _legend(ax, *behind.collections)
+    else:
+        _legend(ax)
+    return ax
+
+
+@_styled
+def backlog(traces: Trace | Sequence[tuple[str, Trace]], ax: Axes | None = None) -> Axes:
+    """Messages that wait in the queue over time, one line a trace.
+
+    traces: one Trace, or (label, trace) pairs to compare.
+    """
+    ax, pairs = _axes(ax), _pairs(traces)
+    for (label, trace), look in zip(pairs, _looks(pairs), strict=True):
+        _steps(ax, metrics.backlog(trace), label=label or "backlog", **look)
+    ax.set(xlabel=SINCE_START, xlim=(0, None), ylabel="messages waiting (count)", ylim=(0, None))
+    if len(pairs) > 1:
+        _legend(ax)
+    return ax
+
+
+@_styled
+def latency(trace: Trace, ax: Axes | None = None) -> Axes:
+    """Share of the items of each lane that waited, and that were done, within a time; 95 % marked.
+
+    Waiting time: thin; sojourn time: thick. The time axis is logarithmic where times differ widely, and the
+    curves then enter it at the share of items that took no time.
+    """
+    ax = _axes(ax)
+    positive = []
+    for lane in LANES:
+        items = trace.items[trace.items["lane"] == lane]
+        for name, start, end, width in (
+            ("waiting", "enqueued", "service_start", 1.2),
+            ("sojourn", "arrival", "returned", 2.4),
+        ):
+            values = (items[end] - items[start]).dropna()
+            if len(values):
+                p95 = float(values.quantile(0.95))
+                look = LOOK[lane] | {"linewidth": width}
+                ax.ecdf(values, label=f"{lane}, {name} (p95 {p95:.3g} s)", **look)
+                ax.plot([p95], [0.95], "o", color=look["color"], markersize=3 + 2 * width)
+                positive.append(values[values > 0])
+    times = pd.concat(positive) if positive else pd.Series(dtype="float64")
+    if times.max() > 30 * times.median():
+        ax.set_xscale("log")
+        ax.set_xlim(left=max(0.8 * times.min(), times.max() / 1e4))
+    ax.set(xlabel="time (s)", ylabel="share of items", ylim=(0, 1.02), yticks=[0, 0.25, 0.5, 0.75, 0.95])
+    _legend(ax, columns=2)
+    return ax
+
+
+@_styled
+def gantt(trace: Trace, ax: Axes | None = None, items: int = 40) -> Axes:
+    """One bar an item, from its arrival to its return: light while it waits, dark in each attempt.
+
+    Of more than `items` items, evenly spread ones are shown. Attempts that did not succeed are hatched; lost
+    ones, whose end nobody saw, are not drawn.
+    """
+    ax = _axes(ax)
+    count = min(items, len(trace.items))
+    shown = trace.items.iloc[np.linspace(0, len(trace.items) - 1, count).round().astype(int)]
+    place = pd.Series(np.arange(count), shown["item"])
+    attempts = trace.attempts[trace.attempts["item"].isin(place.index)].dropna(subset="end")
+    for lane in LANES:
+        own = shown[shown["lane"] == lane]
+        served = attempts[attempts["item"].isin(own["item"])]
+        good = served["outcome"] == "succeeded"
+        look: dict[str, Any] = {"color": LOOK[lane]["color"], "linewidth": 0}
+        _bars(ax, place, own, "arrival", "returned", alpha=0.3, **look)
+        _bars(ax, place, served[good], "start", "end", **look)
+        _bars(ax, place, served[~good], "start", "end", **look, **FAILED)
+    ticks = place.iloc[:: max(1, count // 10)]
+    ax.set_yticks(ticks.to_numpy(), [str(item) for item in ticks.index])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel=SINCE_START, xlim=(0, None), ylabel="item (number)")
+    _legend(
+        ax,
+        *(Patch(color=LOOK[lane]["color"], label=f"{lane} service") for lane in LANES),
+        Patch(facecolor="#777777", linewidth=0, label="failed attempt", **FAILED),
+        Patch(color="#777777", alpha=0.3, label="waiting"),
+        columns=4,
+    )
+    return ax
+
+
+def _bars(ax: Axes, place: "pd.Series[int]", rows: pd.DataFrame, start: str, end: str, **look: Any) -> None:
+    ax.barh(place[rows["item"]], rows[end] - rows[start], left=rows[start], **look)
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.figure().add_subplot() if ax is None else ax
+
+
+def _pairs(traces: Trace | Sequence[tuple[str, Trace]]) -> list[tuple[str, Trace]]:
+    return [("", traces)] if isinstance(traces, Trace) else list(traces)
+
+
+def _looks(pairs: list[tuple[str, Trace]]) -> list[dict[str, Any]]:
+    return [COMPARED[at % len(COMPARED)] for at in range(len(pairs))]
+
+
+def _steps(ax: Axes, counted: metrics.Steps, **look: Any) -> None:
+    ax.step(*counted, where="post", **look)
+
+
+def _limits(ax: Axes, limits: Sequence[tuple[int, str]]) -> None:
+    """Each distinct limit as a line with its name and value at it, and room for it unless it is far above."""
+    highest = max(float(np.max(line.get_ydata(), initial=0)) for line in ax.get_lines())
+    named: dict[int, list[str]] = {}
+    for limit, name in sorted(set(limits)):
+        named.setdefault(limit, []).append(name)
+    top = 1.15 * max([highest, 1.0, *(limit for limit in named if limit <= 2 * highest)])
+    ax.set_ylim(0, top)
+    for limit, names in named.items():
+        ax.axhline(limit, **LIMIT)
+        beyond = limit > top
+        # Below its line where the next limit is so near that the names would overlap.
+        below = beyond or any(limit < other < limit + 0.08 * top for other in named)
+        ax.annotate(
+            f"{' and '.join(names)} {limit:,}" + (", far above" if beyond else ""),
+            (0.99, 1.0 if beyond else limit),
+            xycoords=("axes fraction", "axes fraction" if beyond else "data"),
+            xytext=(0, -3 if below else 3),
+            textcoords="offset points",
+            ha="right",
+            va="top" if below else "bottom",
+            fontsize=10,
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
+        )
+
+
+def _legend(ax: Axes, *more: Artist, columns: int = 3) -> None:
+    """Above the axes, where it covers no data: what is labelled in them, and more."""
+    handles, _ = ax.get_legend_handles_labels()
+    ax.legend(handles=[*handles, *more], loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
