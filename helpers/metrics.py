@@ -50,8 +50,8 @@ def concurrency(trace: Trace, lane: str | None = None) -> Steps:
 def queue_depth(trace: Trace) -> Steps:
     """Messages in the queue, waiting or in service: (time (s), count). SQS reports visible + in flight.
 
-    A message is there from `enqueued` until its last attempt ended; a dead-lettered one until its item
-    returned; one whose task timed out and that no worker has taken off the queue since, for good.
+    A message is there from `enqueued` until its last attempt ended, a dead letter too: its task may wait for
+    much longer. One whose task timed out and that no worker has taken off the queue since is there for good.
     """
     messages = _messages(trace)
     return steps(messages["enqueued"], messages["gone"])
@@ -164,16 +164,13 @@ def _attempts(trace: Trace, lane: str) -> pd.DataFrame:
 
 def _messages(trace: Trace) -> pd.DataFrame:
     """item, enqueued and gone (s, NaN if never) of each message of the limited lane."""
-    items = trace.items[trace.items["lane"] == "limited"]
+    items = trace.items[trace.items["lane"] == "limited"].set_index("item")
     attempts = _attempts(trace, "limited").sort_values("end", kind="stable")
-    last = attempts.groupby("item")[["end", "outcome"]].last().reindex(items["item"])
-    gone = pd.Series(last["end"].to_numpy(), items.index)
-    dead = items["outcome"] == "dead_lettered"
-    gone = gone.mask(dead, np.fmax(gone, items["returned"]))
+    last = attempts.groupby("item")[["end", "outcome"]].last().reindex(items.index)
     # The message of a task that timed out is deleted by a late worker, or leaves as a dead letter, or stays.
     stays = (items["outcome"] == "timed_out") & (items["attempts"] < trace.experiment.max_receive_count)
-    stays &= (last["outcome"] != "late").to_numpy()
-    return items[["item", "enqueued"]].assign(gone=gone.mask(stays))
+    gone = last["end"].mask(stays & (last["outcome"] != "late"))
+    return items[["enqueued"]].assign(gone=gone).reset_index()
 
 
 def _utilisation(trace: Trace) -> float | None:
