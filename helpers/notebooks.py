@@ -225,20 +225,21 @@ def _accept(paths: Sequence[Path], parameters: Mapping[str, Any]) -> list[dict[s
     ]
 
 
-def _typed(name: str, value: Any, default: str) -> Any:
+def _typed(name: str, given: Any, default: str) -> Any:
     """The value, read as a literal where it is text and the default is not; refused if of another type."""
     try:
         model = ast.literal_eval(default)
     except (ValueError, TypeError):
         model = None  # computed, so of any type, as it is where the default is None
-    if isinstance(value, str) and not isinstance(model, str):
+    value = given
+    if isinstance(given, str) and not isinstance(model, str):
         with contextlib.suppress(ValueError, TypeError, SyntaxError):  # else it is text, refused or not below
-            value = ast.literal_eval(value)
+            value = ast.literal_eval(given)
     wanted = type(model)
     fits = type(value) is wanted or (wanted is float and type(value) is int)
     if model is not None and not fits:
         raise NotebookError(
-            f"{name}={value!r}: {name} takes a value of its default's type, {wanted.__name__}; "
+            f"{name}={given!r}: {name} takes a value of its default's type, {wanted.__name__}; "
             f"give one like {default}"
         )
     return value
@@ -334,9 +335,9 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
                     output.evalue = f"{output.evalue}: a cell must not end the notebook".removeprefix(": ")
             if any(part.get("source") == "ask_exit" for part in execute_reply["content"].get("payload", [])):
                 _mark(cell, "SystemExit", "exit or quit: a cell must not end the notebook")
-                raise CellExecutionError("", "SystemExit", "")
-            if _mark_threads(log, cells):
-                raise CellExecutionError("", "Thread", "")
+            _mark_threads(log, cells)
+            if any(output.output_type == "error" for one in _code(cells) for output in one.outputs):
+                raise CellExecutionError("", "", "")
 
         try:
             notebook = execute_notebook(
@@ -398,13 +399,12 @@ def _mark(cell: Any, name: str, message: str, lines: Sequence[str] = ()) -> None
     cell.outputs.insert(0, nbformat.v4.new_output("error", ename=name, evalue=message, traceback=trace))
 
 
-def _mark_threads(log: Path, cells: Sequence[Any]) -> bool:
-    """Mark the cells whose threads failed, and say whether there are any."""
+def _mark_threads(log: Path, cells: Sequence[Any]) -> None:
+    """Mark the cells whose threads failed."""
     failures = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     code = _code(cells)
     for number, name, message, lines in failures:
         _mark(code[max(0, min(number, len(code)) - 1)], name, f"{message} (in a thread)".strip(), lines)
-    return bool(failures)
 
 
 def _end_kernel(folder: str) -> None:
