@@ -1,6 +1,7 @@
 """Figures of a Trace: one idea each, limits dashed and black in all of them, readable without colour."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from helpers import metrics
+from helpers.errors import TraceError
 from helpers.trace import LANES, Trace
 
-__all__ = ["STYLE", "backlog", "gantt", "latency", "timeline", "workers"]
+__all__ = ["STYLE", "backlog", "gantt", "latency", "sequence", "timeline", "workers"]
 
 STYLE = Path(__file__).with_name("lab.mplstyle")
 """The style of these figures, for `plt.style.use` where others should match."""
@@ -218,3 +220,85 @@ def _legend(ax: Axes, *more: Artist, columns: int = 3) -> None:
     """Above the axes, where it covers no data: what is labelled in them, and more."""
     handles, _ = ax.get_legend_handles_labels()
     ax.legend(handles=[*handles, *more], loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
+
+
+ROWS = {"state machine": 2, "queue": 1, "worker": 0}
+SPANS: list[tuple[str, str, tuple[str, ...], dict[str, Any]]] = [
+    ("state machine", "started", ("ended",), {"color": LOOK["children"]["color"]}),
+    ("queue", "sent", ("received",), {"color": LOOK["limited"]["color"], "alpha": 0.3}),
+    ("worker", "received", ("answered", "refused", "died"), {"color": LOOK["limited"]["color"]}),
+]
+"""What lasts: its row, the event that begins it, those that end it, its look."""
+MOVES: dict[str, tuple[float, float, str]] = {
+    "sent": (2, 1.2, "v"),
+    "received": (1, 0.2, "v"),
+    "beat": (0, 1.8, "^"),
+    "answered": (0, 1.8, "^"),
+    "refused": (0, 1.5, "X"),
+    "died": (0, 0, "X"),
+}
+"""What happens at once: from which height to which, and the mark at its end."""
+
+
+@_styled
+def sequence(
+    events: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    timeout_seconds: float | None = None,
+    heartbeat_seconds: float | None = None,
+) -> Axes:
+    """One callback task in three rows, state machine, queue and worker, with the deadlines of its clocks.
+
+    events: columns time (s since the task started) and event. `started` and `ended`: an attempt of the state;
+    `sent` and `received`: its message; `beat`, `answered`, `refused` and `died`: the worker, whose beat or
+    answer was refused at `refused`. What never ended is drawn to the last event. Of each attempt, the timeout
+    counts from its start and the heartbeat from its last beat. Raises TraceError for another event.
+    """
+    if unknown := set(events["event"]) - {"started", "ended", *MOVES}:
+        raise TraceError(f"event {min(unknown)!r}: not known; use started, ended, {', '.join(MOVES)}")
+    ax = _axes(ax)
+    happened = events.sort_values("time", kind="stable")
+    last = float(happened["time"].max())
+
+    def times(*names: str) -> list[float]:
+        return [float(time) for time in happened.loc[happened["event"].isin(names), "time"]]
+
+    for row, begins, ends, look in SPANS:
+        for begin, end in zip_longest(times(begins), times(*ends)[: len(times(begins))], fillvalue=last):
+            ax.barh(ROWS[row], end - begin, left=begin, height=0.4, linewidth=0, **look)
+    for event, (low, high, mark) in MOVES.items():
+        light = {"color": "#777777", "linewidth": 0.8, "markersize": 4}
+        look = light if event == "beat" else {"color": "#333333", "linewidth": 1.4, "markersize": 6}
+        for time in times(event):
+            ax.plot([time, time], [low, high], marker=mark, markevery=[1], **look)
+            if event in ("answered", "refused", "died"):
+                _name(ax, event, time, high if event == "refused" else 0, 6, 0, va="center")
+    for start, end in zip_longest(times("started"), times("ended"), fillvalue=last):
+        heard = max([start, *(beat for beat in times("beat") if start < beat <= end)])
+        for name, since, seconds, side in (
+            ("timeout", start, timeout_seconds, 1),
+            ("heartbeat", heard, heartbeat_seconds, -1),
+        ):
+            if seconds is not None:
+                ax.plot([since + seconds] * 2, [1.6, 2.4], **LIMIT)
+                _name(
+                    ax,
+                    f"{name} {seconds:g} s",
+                    since + seconds,
+                    2 + 0.4 * side,
+                    -3,
+                    2 * side,
+                    va="bottom" if side > 0 else "top",
+                )
+    ax.set_yticks(list(ROWS.values()), list(ROWS))
+    ax.grid(axis="y", visible=False)
+    ax.use_sticky_edges = False  # else the arrows at the start lie on the axis
+    ax.margins(x=0.06)
+    ax.set(xlabel="time since the task started (s)", ylim=(-0.4, 2.8))
+    return ax
+
+
+def _name(ax: Axes, text: str, x: float, y: float, right: float, up: float, va: str) -> None:
+    """Text from this point on, moved by `right` and `up` (points)."""
+    ax.annotate(text, (x, y), (right, up), textcoords="offset points", va=va, fontsize=10)

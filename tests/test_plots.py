@@ -5,12 +5,14 @@ from dataclasses import replace
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 from synthetic import make_trace
 
 from helpers import metrics, plots
+from helpers.errors import TraceError
 from helpers.experiment import Experiment, exponential, lognormal
 from helpers.trace import Trace
 
@@ -324,3 +326,91 @@ def test_lines_differ_without_colour():
     assert len(drawn) == len({dashes(one) for one in drawn})
     dark, light = lightness(drawn[1].get_color()), lightness(drawn[2].get_color())
     assert light - dark > 0.2
+
+
+RETRIED = [
+    (0.0, "started"),
+    (0.1, "sent"),
+    (0.3, "received"),
+    (0.5, "beat"),
+    (1.5, "ended"),
+    (2.0, "started"),
+    (2.1, "sent"),
+    (2.2, "refused"),
+    (2.4, "received"),
+    (2.6, "beat"),
+    (2.9, "answered"),
+    (3.0, "ended"),
+]
+
+
+def callback(*events):
+    return pd.DataFrame(events, columns=["time", "event"])
+
+
+def row(ax, name) -> list[tuple[float, float]]:
+    """The spans (from, to) that are drawn in the row of this name."""
+    (at,) = [
+        tick
+        for tick, label in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
+        if label.get_text() == name
+    ]
+    drawn = [bar for bar in ax.patches if bar.get_y() < at < bar.get_y() + bar.get_height()]
+    return [(bar.get_x(), round(bar.get_x() + bar.get_width(), 9)) for bar in drawn]
+
+
+def deadlines(ax) -> list[float]:
+    return [one.get_xdata()[0] for one in ax.lines if to_hex(one.get_color()) == "#000000"]
+
+
+def test_sequence_shows_each_attempt_from_event_to_event():
+    """The state from started to ended, its message from sent to received, the worker until it answers."""
+    ax = plots.sequence(callback(*reversed(RETRIED)))
+    expected = {
+        "state machine": [(0.0, 1.5), (2.0, 3.0)],
+        "queue": [(0.1, 0.3), (2.1, 2.4)],
+        "worker": [(0.3, 2.2), (2.4, 2.9)],
+    }
+    assert expected == {name: row(ax, name) for name in expected}
+    at_once = sorted(time for time, event in RETRIED if event not in ("started", "ended"))
+    assert at_once == sorted(one.get_xdata()[0] for one in ax.lines)
+    assert {"refused", "answered"} == {text.get_text() for text in ax.texts}
+
+
+def test_sequence_draws_the_deadlines_of_each_attempt():
+    """The timeout counts from the attempt's start, the heartbeat from the last beat heard in the attempt."""
+    ax = plots.sequence(callback(*RETRIED), timeout_seconds=4, heartbeat_seconds=1)
+    expected = [0 + 4, 0.5 + 1, 2 + 4, 2.6 + 1]
+    assert expected == deadlines(ax)
+    assert {"timeout 4 s", "heartbeat 1 s"} <= {text.get_text() for text in ax.texts}
+    silent = callback((0, "started"), (0, "sent"), (1, "ended"), (1.5, "beat"))
+    expected = [1]
+    assert expected == deadlines(plots.sequence(silent, heartbeat_seconds=1))
+    assert not deadlines(plots.sequence(callback(*RETRIED)))
+
+
+def test_sequence_draws_what_never_ended_to_the_last_event():
+    """A message that nobody took waits, and a worker not heard of again works, to the end of the figure."""
+    ax = plots.sequence(callback((0, "started"), (0, "sent"), (3, "ended")))
+    expected = {"state machine": [(0, 3)], "queue": [(0, 3)], "worker": []}
+    assert expected == {name: row(ax, name) for name in expected}
+    ax = plots.sequence(callback((0, "started"), (0, "sent"), (1, "received"), (2, "beat")))
+    expected = {"state machine": [(0, 2)], "queue": [(0, 1)], "worker": [(1, 2)]}
+    assert expected == {name: row(ax, name) for name in expected}
+
+
+def test_sequence_refuses_an_event_that_it_cannot_draw():
+    """A misspelt event is named, not left out."""
+    with pytest.raises(TraceError, match=r"'recieved'.*received"):
+        plots.sequence(callback((0, "started"), (0, "recieved")))
+
+
+def test_sequence_can_be_read():
+    """Letters of 10 points and more, a unit on the axis, no text over another and none outside the figure."""
+    ax = plots.sequence(callback(*RETRIED), heartbeat_seconds=1)
+    ax.figure.draw_without_rendering()
+    assert ax.get_xlabel() == "time since the task started (s)"
+    assert all(text.get_fontsize() >= 10 for text in ax.figure.findobj(Text) if text.get_text())
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(one.overlaps(other) for at, one in enumerate(boxes) for other in boxes[:at])
+    assert all(ax.figure.bbox.x0 <= box.x0 and box.x1 <= ax.figure.bbox.x1 for box in boxes)
