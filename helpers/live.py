@@ -34,8 +34,6 @@ WARM_SECONDS = 1
 WARM_TRIES = 5
 WARM_DIRECT = 50
 """Environments of the direct lane's function that are warmed; the lane's tasks are short."""
-LOG_PATIENCE_SECONDS = 60
-"""CloudWatch Logs delivers within seconds; after this an attempt without a log counts as unlogged."""
 BAR_AFTER_SECONDS = 2
 SEND_BATCH = 10
 """Messages that one SendMessageBatch takes at most (SQS quotas, 2026-11-24)."""
@@ -92,6 +90,7 @@ def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
             f"siphon_share={experiment.siphon_share}: a burst has the limited lane only; use siphon_share=1"
         )
     with _consumers(stack, experiment, progress) as fleet, _sampled_queue(stack) as samples:
+        since = time.time()
         _send(stack, payloads(experiment))
         _drain(stack, experiment.items, progress)
         dead = _dead_letters(stack)
@@ -100,7 +99,7 @@ def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
             ended = {a["item"] for a in attempts.values() if a["outcome"] == "succeeded"}
             return len(ended | dead) == experiment.items
 
-        attempts = list(_attempts(stack, complete, fleet, LOG_PATIENCE_SECONDS).values())
+        attempts = list(_attempts(stack, since, complete, fleet).values())
     rows = []
     for item, last in sorted(_last(attempts).items()):
         outcome = "dead_lettered" if item in dead else "succeeded"
@@ -326,7 +325,7 @@ def _trace(
     execution: dict[str, Any],
     samples: list[dict[str, float]],
     fleet: Fleet | None,
-    patience: float = LOG_PATIENCE_SECONDS,
+    patience: float | None = None,
 ) -> Trace:
     back = results(stack, execution)
     answered = {_key(result["answer"]): result["answer"] for result in back if "answer" in result}
@@ -334,15 +333,15 @@ def _trace(
     def complete(attempts: Attempts) -> bool:
         return all(key in attempts and attempts[key]["outcome"] != "lost" for key in answered)
 
-    attempts = _attempts(stack, complete, fleet, patience)
+    began = execution["startDate"].timestamp()
+    attempts = _attempts(stack, began, complete, fleet, patience)
     for key, answer in answered.items():
-        if key not in attempts:  # not logged in time; the answer itself tells as much
+        if key not in attempts or attempts[key]["outcome"] == "lost":  # the answer tells as much as the log
             times = {"start": answer["service_start"], "end": answer["service_end"]}
             attempts[key] = {**answer, **times, "outcome": "succeeded"}
     dead = _dead_letters(stack) if any("error" in result for result in back) else set()
     last = _last(attempts.values())
     rows = [_item(result, last.get(result["item"], {}), dead) for result in back]
-    began = execution["startDate"].timestamp()
     return _as_trace(stack, experiment, began, rows, list(attempts.values()), samples)
 
 
@@ -410,14 +409,24 @@ def _last(attempts: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 
 def _attempts(
-    stack: Stack, complete: Callable[[Attempts], bool], fleet: Fleet | None, patience: float
+    stack: Stack,
+    since: float,
+    complete: Callable[[Attempts], bool],
+    fleet: Fleet | None,
+    patience: float | None = None,
 ) -> Attempts:
-    """Every attempt, from the workers' logs, read until they are complete or patience (s) runs out."""
+    """Every attempt since then (epoch s), from the workers' logs.
+
+    Reads them until complete or for patience (s; the engine's). Earlier runs on the stack logged there too.
+    """
+    since -= stack.engine.clock_seconds
     groups = [stack.outputs[name] for name in ("ProcessLogGroup", "WorkerLogGroup") if name in stack.outputs]
-    give_up = time.monotonic() + patience
+    give_up = time.monotonic() + (stack.engine.log_seconds if patience is None else patience)
     while True:
-        lines = [line for group in groups for line in _log_lines(stack, group)]
-        attempts = _parse(lines + (fleet.lines if fleet else []))
+        lines = [line for group in groups for line in _log_lines(stack, group, since)]
+        parsed = _parse(lines + (fleet.lines if fleet else []))
+        # An end that was logged without its start is that of an earlier run's attempt.
+        attempts = {key: attempt for key, attempt in parsed.items() if attempt.get("start", 0) >= since}
         if complete(attempts) or time.monotonic() > give_up:
             return attempts
         time.sleep(stack.engine.poll_seconds)
@@ -438,8 +447,9 @@ def _parse(lines: Iterable[str]) -> Attempts:
     return attempts
 
 
-def _log_lines(stack: Stack, group: str) -> Iterator[str]:
-    pages = stack.engine.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
+def _log_lines(stack: Stack, group: str, since: float) -> Iterator[str]:
+    pages = stack.engine.client("logs").get_paginator("filter_log_events")
+    pages = pages.paginate(logGroupName=group, startTime=int(since * 1000))
     for page in pages:
         for event in page["events"]:
             yield event["message"].rstrip("\n")

@@ -1,5 +1,6 @@
 """The embedded engine: on loopback only, corrected where ministack differs, and gone when its user is."""
 
+import io
 import json
 import os
 import signal
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import time
 import uuid
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -345,6 +348,41 @@ def test_a_state_can_write_to_s3(engine):
     stored = json.load(s3.get_object(Bucket="test-put-object", Key="items.json")["Body"])
     assert described["status"] == "SUCCEEDED"
     assert stored == [{"a": 1}]
+
+
+def test_logs_of_concurrent_invocations_are_whole(engine):
+    """Each line that a handler prints is logged, its last included, however many run at once."""
+    code = (
+        "import time\n"
+        "def handler(event, context):\n"
+        "    for n in range(3):\n"
+        "        print('line', event['call'], n, flush=True)\n"
+        "        time.sleep(0.02)\n"
+    )
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("index.py", code)
+    client = engine.client("lambda")
+    client.create_function(
+        FunctionName="test-logs",
+        Runtime="python3.13",
+        Role=ROLE,
+        Handler="index.handler",
+        Code={"ZipFile": archive.getvalue()},
+    )
+
+    def call(number: int) -> None:
+        client.invoke(FunctionName="test-logs", Payload=json.dumps({"call": number}))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(call, range(80)))
+    pages = (
+        engine.client("logs")
+        .get_paginator("filter_log_events")
+        .paginate(logGroupName="/aws/lambda/test-logs")
+    )
+    found = {event["message"] for page in pages for event in page["events"]}
+    assert {f"line {call} {n}" for call in range(80) for n in range(3)} <= found
 
 
 def test_log_events_are_paged(engine):

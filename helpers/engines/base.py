@@ -26,6 +26,8 @@ class Engine:
     poll_seconds: ClassVar[float]
     """How long to wait between two looks at something under way (seconds)."""
 
+    log_seconds: ClassVar[float]
+    """How long a function's logs may take until they can be read (seconds)."""
     endpoint_url: str
     """Where the engine answers."""
 

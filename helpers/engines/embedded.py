@@ -202,6 +202,7 @@ class Embedded(Engine):
     name = "embedded"
     clock_seconds = 0.002  # one clock, but each service rounds to its own milliseconds
     poll_seconds = 0.1
+    log_seconds = 5.0
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,11 +6,16 @@ emulator leaves out; each has its test in tests/test_embedded.py. They are writt
 so the server refuses to start on another.
 """
 
+import contextlib
+import fcntl
 import json
 import os
+import resource
+import select
 import shutil
 import signal
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +27,7 @@ HEARTBEAT_CHECK_SECONDS = 0.1
 INLINE_MAP_LIMIT = 40
 DISTRIBUTED_MAP_LIMIT = 10_000
 """Iterations and child executions at once (Step Functions service quotas, 2026-11-24)."""
+LOG_WAIT_SECONDS = 5
 LOG_PAGE = 10_000
 """Events that one FilterLogEvents returns at most (API reference, 2026-11-24)."""
 
@@ -170,6 +176,50 @@ def number_from_template(concurrency: Step) -> Step:
     return corrected
 
 
+def whole_logs(worker: Any) -> None:
+    """An invocation's log is all that its handler printed, without a fixed wait for it.
+
+    ministack waits 50 ms for a first line and 5 ms for a next one, and loses what comes later. The reader
+    here says when it has nothing left: `idle` is set only while it waits for the pipe to fill.
+    """
+
+    def read(self: Any) -> None:
+        pipe, lines = self._proc.stderr.fileno(), self._stderr_queue
+        self.stderr_pipe, self.stderr_idle = pipe, threading.Event()
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        rest = b""
+        with contextlib.suppress(OSError, ValueError):  # the pipe was closed with its process
+            while True:
+                self.stderr_idle.set()
+                poll.poll()
+                self.stderr_idle.clear()
+                if not (text := os.read(pipe, 65536)):
+                    break
+                *whole, rest = (rest + text).split(b"\n")
+                for line in whole:
+                    lines.put(line.decode(errors="replace"))
+        self.stderr_idle.set()
+
+    def unread(self: Any) -> bool:
+        if not self._stderr_thread.is_alive():
+            return False
+        if not self.stderr_idle.is_set():
+            return True
+        with contextlib.suppress(OSError):
+            return any(fcntl.ioctl(self.stderr_pipe, termios.FIONREAD, bytes(4)))
+        return False
+
+    def drain(self: Any) -> Any:
+        give_up = time.monotonic() + LOG_WAIT_SECONDS
+        while unread(self) and time.monotonic() < give_up:
+            time.sleep(0.0005)
+        return self._drain_stderr()
+
+    worker._read_stderr = read
+    worker._drain_stderr_bounded = drain
+
+
 def log_pages(find: Step) -> Step:
     """FilterLogEvents goes on after its first 10,000 events, with a nextToken."""
 
@@ -192,10 +242,12 @@ def log_pages(find: Step) -> Step:
 
 def correct() -> None:
     """Put all corrections in place in ministack's modules."""
+    from ministack.core import lambda_runtime
     from ministack.services import cloudwatch_logs, lambda_svc, s3
     from ministack.services import stepfunctions as sfn
 
     callbacks = Callbacks(sfn)
+    whole_logs(lambda_runtime.Worker)
     cloudwatch_logs._filter_log_events = log_pages(cloudwatch_logs._filter_log_events)
     lambda_svc._sqs_esm_concurrency = number_from_template(lambda_svc._sqs_esm_concurrency)
     sfn._dispatch_aws_sdk_rest_xml = put_object(sfn, s3, sfn._dispatch_aws_sdk_rest_xml)
@@ -226,6 +278,9 @@ def main() -> None:
             f"{WRITTEN_FOR}: install ministack=={WRITTEN_FOR}, or bring helpers/engines/embedded_server.py "
             "and its tests up to the new release"
         )
+    # Three pipes a Lambda worker and a socket a request soon pass the usual soft limit of 1,024.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if "--watch-stdin" in sys.argv:
         end_with_parent()
     from ministack import app
