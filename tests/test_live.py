@@ -168,6 +168,31 @@ def test_a_map_alone_is_measured_too(engine, machine):
     assert metrics.summary(trace)["peak_map"] == 15
 
 
+def test_runs_on_one_stack_are_traces_of_their_own(engine):
+    """What earlier runs left in the stack's logs is no part of a later run's trace."""
+    experiment = Experiment(12, map_concurrency=4, siphon_share=0, direct_seconds=0.02)
+    with stack.deploy(engine, "distributed_map") as deployed:
+        for machine in ("InlineArn", "DistributedArn", "InlineArn"):
+            trace = live.run(deployed, experiment, machine, progress=False)
+            checks.verify(trace)
+            assert len(trace.attempts) == 12
+
+
+def test_an_answer_stands_for_a_log_that_lacks_its_last_line(engine, monkeypatch):
+    """An attempt whose answer counted succeeded, whether or not its end was logged."""
+    read = live._log_lines
+
+    def without_ends(*about):
+        return (line for line in read(*about) if not line.startswith('{"attempt_ended"'))
+
+    monkeypatch.setattr(live, "_log_lines", without_ends)
+    experiment = Experiment(6, siphon_share=0, direct_seconds=0.02)
+    with stack.deploy(engine, "distributed_map") as deployed:
+        trace = live.run(deployed, experiment, "InlineArn", progress=False)
+    checks.verify(trace)
+    assert set(trace.attempts["outcome"]) == {"succeeded"}
+
+
 def test_a_lane_that_is_not_there_is_refused(engine):
     """A lane that the workflow does not have is refused before anything starts."""
     with (
