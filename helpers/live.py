@@ -93,10 +93,12 @@ def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
         since = time.time()
         _send(stack, payloads(experiment))
         _drain(stack, experiment.items, progress)
-        dead = _dead_letters(stack)
+        dead: set[int] = set()
 
         def complete(attempts: Attempts) -> bool:
             ended = {a["item"] for a in attempts.values() if a["outcome"] == "succeeded"}
+            if len(ended) < experiment.items:
+                dead.update(_dead_letters(stack))
             return len(ended | dead) == experiment.items
 
         attempts = list(_attempts(stack, since, complete, fleet).values())
@@ -456,14 +458,17 @@ def _log_lines(stack: Stack, group: str, since: float) -> Iterator[str]:
 
 
 def _dead_letters(stack: Stack) -> set[int]:
-    """The items whose messages lie in the dead-letter queue; they stay there."""
-    sqs = stack.engine.client("sqs")
-    items: set[int] = set()
+    """The items whose messages lie in the dead-letter queue; they stay there, for others to read."""
+    sqs, url = stack.engine.client("sqs"), stack.outputs["DeadLetterQueueUrl"]
+    read = []
     while messages := sqs.receive_message(
-        QueueUrl=stack.outputs["DeadLetterQueueUrl"],
-        MaxNumberOfMessages=10,
-        VisibilityTimeout=60,
-        WaitTimeSeconds=1,
+        QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=60, WaitTimeSeconds=1
     ).get("Messages"):
-        items |= {json.loads(message["Body"])["item"]["item"] for message in messages}
-    return items
+        read.append(messages)
+    for messages in read:
+        entries = [
+            {"Id": str(n), "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
+            for n, message in enumerate(messages)
+        ]
+        sqs.change_message_visibility_batch(QueueUrl=url, Entries=entries)
+    return {json.loads(message["Body"])["item"]["item"] for messages in read for message in messages}

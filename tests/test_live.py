@@ -133,6 +133,14 @@ def test_a_batch_is_one_worker_at_a_time(engine):
         assert (attempts["start"].to_numpy()[1:] >= attempts["end"].to_numpy()[:-1]).all()
 
 
+def dead_letters(deployed):
+    """The items that the stack's dead-letter queue hands out at once, ten messages at most."""
+    answer = deployed.engine.client("sqs").receive_message(
+        QueueUrl=deployed.outputs["DeadLetterQueueUrl"], MaxNumberOfMessages=10
+    )
+    return {json.loads(message["Body"])["item"]["item"] for message in answer.get("Messages", [])}
+
+
 @pytest.mark.parametrize("consumer", CONSUMERS)
 def test_a_burst_drains_at_the_worker_limit(engine, consumer):
     """All messages of a burst end once, done or dead-lettered, with no more workers than allowed."""
@@ -153,9 +161,11 @@ def test_a_burst_drains_at_the_worker_limit(engine, consumer):
     known = stack.template("sqs_limited")["Parameters"]
     with stack.deploy(engine, "sqs_limited", {k: v for k, v in values.items() if k in known}) as deployed:
         trace = live.burst(deployed, experiment, progress=False)
+        left = dead_letters(deployed)
     checks.verify(trace)
     assert metrics.summary(trace)["peak_workers"] == 4
     assert set(trace.items.query("outcome == 'dead_lettered'")["item"]) == doomed
+    assert left == doomed, "a trace only looks at the dead letters: they are there for others to read"
 
 
 @pytest.mark.parametrize("machine", ["InlineArn", "DistributedArn"])
