@@ -1,0 +1,108 @@
+"""The command line: what it refuses, in one sentence, and how it ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import cli, notebooks
+from helpers.engines import embedded
+
+
+def lab(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `lab` with these arguments, on no engine but what the environment names."""
+    clean = {k: v for k, v in os.environ.items() if k != "AWS_ENDPOINT_URL"}
+    command = [sys.executable, "-m", "helpers.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=clean | environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "--engine", "azure"], "'azure'"),
+        (["run", "99_nothing"], "99_nothing"),
+        (["run", "00", "-p", "colour=red"], "colour"),
+        (["run", "00", "-p", "scale"], "KEY=VALUE"),
+        (["deploy", "nothing"], "'nothing'"),
+        (["deploy", "combined", "-p", "MaximumConcurrency=1"], "MaximumConcurrency=1"),
+        (["deploy", "combined", "-p", "MaximumConcurrency=1001"], "MaximumConcurrency=1001"),
+        (["deploy", "combined", "-p", "Nonsense=1"], "'Nonsense'"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(arguments, told, tmp_path):
+    """Exit 2, the value named on standard error, no traceback, nothing written."""
+    ran = lab(*arguments, *(["--out", str(tmp_path / "out")] if arguments[0] == "run" else []))
+    assert ran.returncode == 2
+    assert told in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_command_has_help_with_an_example():
+    """--help of each command shows how it is called."""
+    for command in ("run", "test", "open", "deploy", "destroy", "doctor"):
+        assert f"./lab {command}" in lab(command, "--help").stdout
+    for command in ("start", "stop", "status"):
+        assert f"./lab engine {command}" in lab("engine", command, "--help").stdout
+
+
+BROKEN = """
+from dataclasses import replace
+from helpers import Experiment, checks
+from synthetic import make_trace
+trace = make_trace(Experiment(20))
+checks.verify(trace)
+checks.verify(replace(trace, items=trace.items.iloc[:-1]))
+"""
+
+
+def test_a_broken_law_ends_with_1_and_is_named(engine, tmp_path, monkeypatch, capsys):
+    """`lab run` exits 1 and names notebook, cell and law."""
+    parameters = nbformat.v4.new_code_cell('engine: str = "embedded"  # where')
+    parameters.metadata["tags"] = ["parameters"]
+    path = f"import sys\nsys.path.append({str(Path(__file__).parent)!r})"
+    cells = [parameters, nbformat.v4.new_code_cell(path), nbformat.v4.new_code_cell(BROKEN)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "05_broken.ipynb")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", engine.endpoint_url)
+    monkeypatch.setattr(sys, "argv", ["lab", "run", "05", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    told = printed.out + printed.err
+    assert "FAILED" in told
+    assert "05_broken" in told
+    assert "cell 4" in told  # of the executed notebook, whose second cell holds the given parameters
+    assert "conservation" in told
+
+
+def test_the_engine_is_kept_deployed_to_and_stopped(monkeypatch):
+    """engine start, deploy, status, destroy and stop do what they say, across processes."""
+    if embedded.kept():
+        pytest.skip("an engine of the user's is running; stopping it is not ours")
+    assert lab("engine", "status").returncode == 1
+    assert "lab engine start" in lab("deploy", "combined").stderr
+    try:
+        assert lab("engine", "start").returncode == 0
+        assert lab("engine", "start").returncode == 2
+        assert lab("engine", "status").returncode == 0
+        deployed = lab("deploy", "task_token", "-p", "TimeoutSeconds=60", "-p", "HeartbeatSeconds=30")
+        assert deployed.stdout.startswith("lab-task-token-")
+        name = deployed.stdout.split()[0]
+        assert lab("destroy", "lab-nothing").returncode == 2
+        assert lab("destroy").stdout == f"destroyed {name}\n"
+        assert lab("destroy").stdout == "nothing is deployed\n"
+    finally:
+        assert lab("engine", "stop").returncode == 0
+    assert lab("engine", "stop").stdout == "no engine was running\n"
+
+
+def test_doctor_finds_this_machine_well():
+    """Where the tests run, nothing is missing."""
+    ran = lab("doctor")
+    assert ran.returncode == 0
+    assert "MISSING" not in ran.stdout

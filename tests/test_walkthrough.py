@@ -1,0 +1,103 @@
+"""The course itself: every notebook runs as it is, and is made as the course's rules say."""
+
+import json
+import re
+
+import nbformat
+import pytest
+
+from helpers import notebooks
+from helpers.notebooks import discover
+
+COURSE = ["00_start_here", "01_sqs_limits_concurrency", "02_distributed_map"]
+COURSE += ["03_task_token_callbacks", "04_putting_it_together"]
+LONGEST_CELL = 30
+
+
+def test_the_course_is_whole():
+    """The notebooks are those of the course, in order."""
+    assert [path.stem for path in discover()][:5] == COURSE
+
+
+@pytest.mark.timeout(600)
+def test_every_notebook_runs(engine, tmp_path, monkeypatch):
+    """At scale quick, on the embedded engine, no cell fails, and figures and readings come out."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", engine.endpoint_url)
+    results = notebooks.run(discover(), tmp_path, {"engine": "embedded", "scale": "quick"}, progress=False)
+    assert [(result.name, result.cell, result.error) for result in results if not result.ok] == []
+    assert all(result.readings for result in results)
+    assert sum(result.figures for result in results) >= 8
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert [result["name"] for result in written["results"]] == [path.stem for path in discover()]
+    assert (
+        engine.client("cloudformation").list_stacks(StackStatusFilter=["CREATE_COMPLETE"])["StackSummaries"]
+        == []
+    )
+
+
+@pytest.fixture(params=discover(), ids=lambda path: path.stem)
+def cells(request):
+    """The cells of one notebook."""
+    return nbformat.read(request.param, as_version=4).cells
+
+
+def sources(cells, kind: str) -> list[str]:
+    return [cell.source for cell in cells if cell.cell_type == kind]
+
+
+def tagged(cells, tag: str) -> list:
+    return [cell for cell in cells if tag in cell.metadata.get("tags", [])]
+
+
+def test_it_begins_with_one_title_goals_and_prerequisites(cells):
+    """One H1, first; then numbered goals and a table of prerequisites with minutes."""
+    text = sources(cells, "markdown")
+    assert text[0].startswith("# ")
+    assert sum(len(re.findall(r"^# ", source, re.MULTILINE)) for source in text) == 1
+    assert "**Goals**" in text[1] or "## Goals" in text[1]
+    assert "minutes" in "\n".join(text[:4])
+
+
+def test_it_has_typed_parameters_with_their_meaning(cells):
+    """Exactly one cell tagged parameters, each line typed and commented, engine and scale among them."""
+    (parameters,) = tagged(cells, "parameters")
+    for line in parameters.source.splitlines():
+        assert re.match(r"\w+: \w+ = .+  # .+", line), line
+    assert "engine: str" in parameters.source
+    assert "scale: str" in parameters.source
+
+
+def test_it_stores_no_outputs(cells):
+    """No outputs, no execution counts, and nothing that papermill left."""
+    for cell in cells:
+        assert cell.get("outputs", []) == []
+        assert cell.get("execution_count") is None
+        assert "papermill" not in cell.metadata
+
+
+def test_it_proves_what_it_says(cells):
+    """It asserts at least five times, and reads numbers back."""
+    code = "\n".join(sources(cells, "code"))
+    assert len(re.findall(r"^\s*assert ", code, re.MULTILINE)) >= 5
+    assert "reading(" in code
+
+
+def test_its_exercises_have_solutions_that_check(cells):
+    """At least three exercises; each solution is collapsed and asserts."""
+    solutions = tagged(cells, "solution")
+    assert len(solutions) >= 3
+    for solution in solutions:
+        assert "assert " in solution.source
+        assert solution.metadata["jupyter"]["source_hidden"] is True
+
+
+def test_its_cells_fit_a_screen(cells):
+    """No code cell is longer than a screen."""
+    assert [source for source in sources(cells, "code") if source.count("\n") >= LONGEST_CELL] == []
+
+
+def test_it_ends_with_what_was_learnt_and_where_from(cells):
+    """Summary, what's next, and AWS pages as sources."""
+    end = "\n".join(sources(cells, "markdown")[-3:])
+    for part in ("Summary", "What's next", "Sources", "https://docs.aws.amazon.com/"):
+        assert part in end
