@@ -229,11 +229,19 @@ def test_a_mixed_batch_returns_exactly_the_failed_ones(worker, wire):
 
 
 @pytest.mark.parametrize("settings", [{}, {"bad": True}])
-def test_work_that_nobody_waits_for_is_done_and_not_answered(worker, wire, settings):
-    """Without a token there is no answer, no heartbeat, and the message is deleted."""
-    message = record(token=None, message={"heartbeat_seconds": 0.001}, **settings)
+def test_work_that_nobody_waits_for_is_done_and_not_answered(worker, wire, monkeypatch, settings):
+    """Without a token there is no answer, nothing that beats, and the message is deleted."""
+    do, during, before = worker.do, [], set(threading.enumerate())
+
+    def watched(item, attempt):
+        during.append(set(threading.enumerate()))
+        do(item, attempt)
+
+    monkeypatch.setattr(worker, "do", watched)
+    message = record(token=None, message={"heartbeat_seconds": 60}, **settings)
     assert failed(worker.handler({"Records": [message]}, CONTEXT)) == []
     assert wire.sent == []
+    assert during == [before]
 
 
 def test_heartbeats_last_as_long_as_the_task(worker, wire, monkeypatch):
