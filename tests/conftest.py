@@ -1,14 +1,17 @@
 """Fixtures for all tests: one embedded engine for the whole session."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from helpers.engines import Engine, connect
+from helpers.engines import Engine, connect, embedded
 
 
 @pytest.fixture(scope="session")
-def engine() -> Engine:
-    """An embedded engine of the session's own, whatever the environment names."""
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An embedded engine of the session's own, whatever the environment names or the user keeps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        patch.setattr(embedded, "KEPT", tmp_path_factory.mktemp("kept") / "engine.json")
         with connect("embedded") as connected:
             yield connected

@@ -289,6 +289,43 @@ def test_a_heartbeat_that_is_refused_for_good_is_the_last(worker, wire, monkeypa
     assert len(wire.of("SendTaskHeartbeat")) == 2
 
 
+def test_a_heartbeat_that_is_cut_off_is_tried_again(worker, wire, monkeypatch):
+    """A lost connection silences one heartbeat, not the task."""
+    wire.answers["SendTaskHeartbeat"] = EndpointConnectionError(endpoint_url="nowhere")
+    monkeypatch.setattr(worker, "do", lambda item, attempt: wire.wait_for(2, "SendTaskHeartbeat"))
+    assert failed(worker.handler({"Records": [record(message={"heartbeat_seconds": 0.03})]}, CONTEXT)) == []
+
+
+def test_the_whole_batch_is_heard_of(worker, wire, monkeypatch):
+    """Messages further back in a batch send heartbeats while the first is served; served ones do not."""
+    heard = []
+
+    def do(item, attempt):
+        before = len(wire.of("SendTaskHeartbeat"))
+        wire.wait_for(before + 4, "SendTaskHeartbeat")
+        heard.append({params["taskToken"] for params in wire.of("SendTaskHeartbeat")[before + 1 :]})
+
+    monkeypatch.setattr(worker, "do", do)
+    batch = [record(number, message={"heartbeat_seconds": 0.03}) for number in range(2)]
+    assert failed(worker.handler({"Records": batch}, CONTEXT)) == []
+    assert heard == [{"token-0", "token-1"}, {"token-1"}]
+
+
+@pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"item": 3}'])
+def test_a_message_that_is_no_task_fails_alone(worker, wire, body):
+    """It is delivered again, and in the end to the dead-letter queue; its batch is done."""
+    batch = [record(0), record(1) | {"body": body}, record(2)]
+    assert failed(worker.handler({"Records": batch}, CONTEXT)) == ["message-1"]
+    assert [params["taskToken"] for params in wire.of("SendTaskSuccess")] == ["token-0", "token-2"]
+
+
+def test_a_message_that_cannot_be_hidden_for_want_of_a_connection_fails_alone(worker, wire):
+    """The visibility timeout brings it back; the rest of its batch is done."""
+    wire.answers["ChangeMessageVisibility"] = EndpointConnectionError(endpoint_url="nowhere")
+    batch = [record(0), record(1, failures=1)]
+    assert failed(worker.handler({"Records": batch}, CONTEXT)) == ["message-1"]
+
+
 # The direct lane's task
 
 

@@ -15,7 +15,7 @@ import time
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 REDELIVERY_SECONDS = int(os.environ.get("REDELIVERY_SECONDS", "1"))
 # SendTask* has a bucket of 3,000 and a refill of 500/s (or 1,500 and 300): back off, do not give up.
@@ -49,24 +49,32 @@ def handler(event, context):
         time.sleep(event["warm_seconds"])
         print(json.dumps({"warm": context.log_stream_name}))
         return {"worker": context.log_stream_name}
-    again = [record for record in event["Records"] if not finish(record, context.log_stream_name)]
+    records = event["Records"]
+    with heartbeats(records) as waiting:
+        again = [record for record in records if not finish(record, context.log_stream_name, waiting)]
     return {"batchItemFailures": [{"itemIdentifier": record["messageId"]} for record in again]}
 
 
-def finish(record, worker):
+def finish(record, worker, waiting):
     """Do one message's task and answer; True when the message may be deleted."""
-    message = json.loads(record["body"])
-    token, item = message.get("token"), message["item"]
-    attempt = int(record["attributes"]["ApproximateReceiveCount"])
+    try:
+        message = json.loads(record["body"])
+        token, item = message.get("token"), message["item"]
+        about = {
+            "item": item["item"],
+            "attempt": int(record["attributes"]["ApproximateReceiveCount"]),
+            "worker": worker,
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        print(json.dumps({"not_a_task": record["messageId"], "error": repr(error)}), flush=True)
+        return False  # nobody to tell: after maxReceiveCount it lies in the dead-letter queue
     enqueued = int(record["attributes"]["SentTimestamp"]) / 1000
-    about = {"item": item["item"], "attempt": attempt, "worker": worker}
     start = time.time()
     print(json.dumps({"attempt_started": about | {"enqueued": enqueued, "start": start}}), flush=True)
     done = True
     try:
         try:
-            with heartbeats(token, message.get("heartbeat_seconds")):
-                do(item, attempt)
+            do(item, about["attempt"])
         except BadItem as error:
             end, outcome = time.time(), "failed"
             call, answer = step_functions.send_task_failure, {"error": "BadItem", "cause": str(error)}
@@ -80,6 +88,8 @@ def finish(record, worker):
         end, outcome, done = time.time(), "failed", False
         print(json.dumps({"redelivery": about | {"error": repr(error)}}), flush=True)
         hide(record)
+    finally:
+        waiting.pop(token, None)
     print(json.dumps({"attempt_ended": about | {"end": end, "outcome": outcome}}), flush=True)
     return done
 
@@ -98,7 +108,7 @@ def accepted(call, token, answer):
 def hide(record):
     """Bring a failed message back after REDELIVERY_SECONDS, not after the whole visibility timeout."""
     *_, account, name = record["eventSourceARN"].split(":")
-    with contextlib.suppress(ClientError):  # then it comes back when the visibility timeout ends
+    with contextlib.suppress(ClientError, BotoCoreError):  # then the visibility timeout brings it back
         url = sqs.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
         sqs.change_message_visibility(
             QueueUrl=url, ReceiptHandle=record["receiptHandle"], VisibilityTimeout=REDELIVERY_SECONDS
@@ -106,23 +116,36 @@ def hide(record):
 
 
 @contextlib.contextmanager
-def heartbeats(token, heartbeat_seconds):
-    """Send SendTaskHeartbeat three times in each heartbeat period while the body runs."""
-    if token is None or heartbeat_seconds is None:
-        yield
+def heartbeats(records):
+    """Send SendTaskHeartbeat three times in each heartbeat period for every message of the batch.
+
+    Those at the end of the batch too: their clocks run while the first are served. Yields the tokens that
+    wait, each with its period in seconds; one that is taken out gets no more heartbeats.
+    """
+    waiting = {}
+    for record in records:
+        with contextlib.suppress(ValueError, AttributeError):  # not a task: `finish` says so
+            message = json.loads(record["body"])
+            if message.get("token") and message.get("heartbeat_seconds"):
+                waiting[message["token"]] = message["heartbeat_seconds"]
+    if not waiting:
+        yield waiting
         return
     ended = threading.Event()
 
-    def beat():
-        while not ended.wait(heartbeat_seconds / 3):
-            try:
-                step_functions.send_task_heartbeat(taskToken=token)
-            except ClientError as error:
-                if error.response["Error"]["Code"] in ALREADY_ANSWERED:
-                    return
+    def beat(every):
+        while waiting and not ended.wait(every):
+            for token in list(waiting):
+                try:
+                    step_functions.send_task_heartbeat(taskToken=token)
+                except ClientError as error:
+                    if error.response["Error"]["Code"] in ALREADY_ANSWERED:
+                        waiting.pop(token, None)
+                except BotoCoreError:
+                    continue  # cut off: the next heartbeat may get through
 
-    threading.Thread(target=beat, daemon=True).start()
+    threading.Thread(target=beat, args=(min(waiting.values()) / 3,), daemon=True).start()
     try:
-        yield
+        yield waiting
     finally:
         ended.set()
