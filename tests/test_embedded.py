@@ -264,6 +264,31 @@ def test_each_attempt_waits_for_a_token_of_its_own(engine):
         sfn.send_task_success(taskToken=first, output="{}")
 
 
+def test_a_token_takes_one_answer(engine):
+    """Of answers sent at the same time exactly one is taken, and it is the one that the state returns."""
+    url = queue(engine)
+    arn = machine(engine, callback(url, TimeoutSeconds=100), "Wait")
+    sfn = engine.client("stepfunctions")
+    for _ in range(10):
+        execution = sfn.start_execution(stateMachineArn=arn, input="{}")["executionArn"]
+        token = receive_token(engine, url)
+
+        def answer(number: int, token: str = token) -> bool:
+            try:
+                sfn.send_task_success(taskToken=token, output=json.dumps(number))
+            except sfn.exceptions.ClientError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            taken = [number for number, accepted in enumerate(pool.map(answer, range(8))) if accepted]
+        give_up = time.monotonic() + 10
+        while (described := sfn.describe_execution(executionArn=execution))["status"] == "RUNNING":
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        assert taken == [json.loads(described["output"])["answer"]]
+
+
 def distributed(states: dict, start: str, **fields) -> dict:
     """A Distributed Map over `$.items` with these child states."""
     processor = {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}}

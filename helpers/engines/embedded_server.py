@@ -94,6 +94,7 @@ class Callbacks:
     def __init__(self, sfn: Any) -> None:
         self.sfn = sfn
         self.running = threading.local()
+        self.answering = threading.Lock()
         self.clocks: dict[str, tuple[float, float, tuple[str, str, str]]] = {}
         threading.Thread(target=self._expire, daemon=True, name="heartbeats").start()
 
@@ -121,6 +122,18 @@ class Callbacks:
 
         return corrected
 
+    def first_answer_counts(self, send: Step) -> Step:
+        """A token takes one answer: a second is refused even before the waiting state has woken up."""
+
+        def corrected(data: dict[str, Any]) -> Any:
+            with self.answering:
+                task = self.sfn._task_tokens.get(data.get("taskToken"))
+                if task and task["event"].is_set():
+                    data = {**data, "taskToken": None}  # to ministack, a token that is gone
+                return send(data)
+
+        return corrected
+
     def heartbeat(self, send: Step) -> Step:
         """SendTaskHeartbeat starts the task's heartbeat clock anew."""
 
@@ -140,13 +153,14 @@ class Callbacks:
         while True:
             time.sleep(HEARTBEAT_CHECK_SECONDS)
             for deadline, seconds, key in list(self.clocks.values()):
-                task = self.sfn._task_tokens.get_scoped(*key)
-                if task and time.monotonic() >= deadline and not task["event"].is_set():
-                    task["error"] = {
-                        "Error": "States.HeartbeatTimeout",
-                        "Cause": f"No heartbeat within {seconds} seconds",
-                    }
-                    task["event"].set()
+                with self.answering:
+                    task = self.sfn._task_tokens.get_scoped(*key)
+                    if task and time.monotonic() >= deadline and not task["event"].is_set():
+                        task["error"] = {
+                            "Error": "States.HeartbeatTimeout",
+                            "Cause": f"No heartbeat within {seconds} seconds",
+                        }
+                        task["event"].set()
 
 
 def put_object(sfn: Any, s3: Any, dispatch: Step) -> Step:
@@ -255,6 +269,8 @@ def correct() -> None:
     sfn._execute_map = limits_from_paths(sfn, map_limits(sfn._execute_map))
     sfn._invoke_with_callback = callbacks.wait(sfn._invoke_with_callback)
     sfn._run_sub_machine = context_of_children(sfn._run_sub_machine)
+    sfn._send_task_failure = callbacks.first_answer_counts(sfn._send_task_failure)
+    sfn._send_task_success = callbacks.first_answer_counts(sfn._send_task_success)
     sfn._send_task_heartbeat = callbacks.heartbeat(sfn._send_task_heartbeat)
 
 
