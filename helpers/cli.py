@@ -161,7 +161,8 @@ def destroy(
 @contextmanager
 def _running(name: str) -> Iterator[Engine]:
     """An engine that lives on after the command: what is deployed on one's own would vanish with it."""
-    if name == embedded.Embedded.name and not os.environ.get("AWS_ENDPOINT_URL") and not embedded.kept():
+    named = any(os.environ.get(variable) for variable in embedded.ENDPOINT_VARIABLES)
+    if name == embedded.Embedded.name and not named and not embedded.kept():
         raise EngineError("no embedded engine is running; start one with `./lab engine start`")
     with connect(name) as engine:
         yield engine

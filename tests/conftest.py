@@ -11,7 +11,8 @@ from helpers.engines import Engine, connect, embedded
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An embedded engine of the session's own, whatever the environment names or the user keeps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        for variable in embedded.ENDPOINT_VARIABLES:
+            patch.delenv(variable, raising=False)
         patch.setattr(embedded, "KEPT", tmp_path_factory.mktemp("kept") / "engine.json")
         with connect("embedded") as connected:
             yield connected

@@ -14,7 +14,7 @@ from helpers.engines import embedded
 
 def lab(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `lab` with these arguments, on no engine but what the environment names."""
-    clean = {k: v for k, v in os.environ.items() if k != "AWS_ENDPOINT_URL"}
+    clean = {k: v for k, v in os.environ.items() if k not in embedded.ENDPOINT_VARIABLES}
     command = [sys.executable, "-m", "helpers.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=clean | environment)
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,8 @@ ROLE = "arn:aws:iam::000000000000:role/test"
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
     """Each test has its own note of a kept engine, and no endpoint in its environment."""
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    for variable in embedded.ENDPOINT_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(embedded, "KEPT", tmp_path / "engine.json")
 
 
@@ -196,11 +198,25 @@ def test_a_note_that_is_no_note_is_named():
         embedded.kept()
 
 
-def test_a_dead_endpoint_is_named(monkeypatch):
-    """An AWS_ENDPOINT_URL where nothing answers is an error that says so, not a hang."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(EngineError, match=r"AWS_ENDPOINT_URL=http://127\.0\.0\.1:9"):
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), ("LOCALSTACK_HOST", "127.0.0.1:9")]
+)
+def test_a_dead_endpoint_is_named(monkeypatch, variable, value):
+    """An endpoint in the environment where nothing answers is an error that says so, not a hang."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(EngineError, match=re.escape(f"{variable}={value}")):
         connect("embedded")
+
+
+@pytest.mark.parametrize("variable", embedded.ENDPOINT_VARIABLES)
+def test_an_endpoint_in_the_environment_is_used(monkeypatch, server, variable):
+    """Both conventions lead to the engine that they name, which stays up afterwards."""
+    value = server.endpoint_url if variable == "AWS_ENDPOINT_URL" else f"127.0.0.1:{server.port}"
+    monkeypatch.setenv(variable, value)
+    with connect("embedded") as attached:
+        assert attached.endpoint_url == server.endpoint_url
+        attached.client("sqs").list_queues()
+    assert embedded.healthy(server.endpoint_url)
 
 
 def test_another_release_is_refused():

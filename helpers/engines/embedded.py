@@ -1,7 +1,7 @@
 """The embedded engine: a ministack server on this machine, started and ended by the lab.
 
 `connect("embedded")` looks for one in this order: the endpoint in AWS_ENDPOINT_URL (as `./lab run`
-and `./lab open` set it), the engine kept by `./lab engine start`, else it starts its own.
+and `./lab open` set it) or LOCALSTACK_HOST, the engine kept by `./lab engine start`, else it starts its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from localstack_client.config import get_service_endpoint
 from localstack_client.session import Session
 
 from helpers.engines.base import CLIENT_CONFIG, Engine
@@ -43,6 +44,8 @@ DUMMY = {
     "AWS_REGION": REGION,
 }
 """The only credentials that the server, its workers and our clients ever see."""
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "LOCALSTACK_HOST")
+"""Where a user may name an endpoint, the first before the second; localstack-client reads both."""
 MODULE = "helpers.engines.embedded_server"
 
 
@@ -207,12 +210,12 @@ class Embedded(Engine):
     def __init__(self) -> None:
         super().__init__()
         self._own: Server | None = None
-        if named := os.environ.get("AWS_ENDPOINT_URL"):
-            self.endpoint_url = named
-            if not healthy(named):
+        if named := next((name for name in ENDPOINT_VARIABLES if os.environ.get(name)), None):
+            self.endpoint_url = get_service_endpoint("sqs")
+            if not healthy(self.endpoint_url):
                 raise EngineError(
-                    f"AWS_ENDPOINT_URL={named}: no embedded engine answers there; unset the variable "
-                    "and one is started, or start one with `./lab engine start`"
+                    f"{named}={os.environ[named]}: no embedded engine answers at {self.endpoint_url}; unset the "
+                    "variable and one is started, or start one with `./lab engine start`"
                 )
         elif server := kept():
             self.endpoint_url = server.endpoint_url
