@@ -333,10 +333,10 @@ def test_failed_cell_is_named_with_its_error(tmp_path: Path, cell: str, error: s
     [
         (["thread.start(); thread.join()", "print('after')"], 3),
         (["thread.start()", "thread.join()", "print('after')"], 3),
-        (["1", "threading.Thread(target=lambda: (thread.start(), thread.join())).start()"], 4),
+        (["outer.start()", "go.set(); outer.join(); thread.join()", "print('after')"], 3),
         (["1", "thread.start()"], 4),
     ],
-    ids=["joined", "later", "nested", "after the last cell"],
+    ids=["joined", "later", "by a thread", "after the last cell"],
 )
 def test_exception_in_a_thread_fails_the_cell_that_started_it(
     tmp_path: Path, cells: list[str], named: int
@@ -345,6 +345,8 @@ def test_exception_in_a_thread_fails_the_cell_that_started_it(
     setting = """\
         import threading, time
         thread = threading.Thread(target=lambda: (time.sleep(0.2), [][1]))
+        go = threading.Event()
+        outer = threading.Thread(target=lambda: (go.wait(), thread.start()))
     """
     result = execute(write(tmp_path, setting, *cells), tmp_path / "out", {}, progress=False)
     assert (False, named) == (result.ok, result.cell)

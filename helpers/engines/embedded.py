@@ -214,8 +214,8 @@ class Embedded(Engine):
             self.endpoint_url = get_service_endpoint("sqs")
             if not healthy(self.endpoint_url):
                 raise EngineError(
-                    f"{named}={os.environ[named]}: no embedded engine answers at {self.endpoint_url}; unset the "
-                    "variable and one is started, or start one with `./lab engine start`"
+                    f"{named}={os.environ[named]}: no embedded engine answers at {self.endpoint_url}; "
+                    "unset the variable and one is started, or start one with `./lab engine start`"
                 )
         elif server := kept():
             self.endpoint_url = server.endpoint_url
