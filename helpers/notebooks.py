@@ -101,7 +101,7 @@ def resolve(names: Iterable[str]) -> list[Path]:
     chosen: dict[str, Path] = {}
     for name in names:
         stem = Path(name).name.removesuffix(".ipynb")
-        matches = [stem] if stem in known else [other for other in known if stem and other.startswith(stem)]
+        matches = [stem] if stem in known else [other for other in known if other.startswith(stem)]
         if len(matches) != 1:
             problem = f"begins several names ({', '.join(matches)})" if matches else "is no notebook"
             raise NotebookError(f"{name!r} {problem}; choose one of: {', '.join(known) or 'none is there'}")
@@ -339,6 +339,11 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
             if any(output.output_type == "error" for one in _code(cells) for output in one.outputs):
                 raise CellExecutionError("", "", "")
 
+        manager = {
+            "transport": "ipc",  # kernels that start at the same time race for TCP ports
+            "connection_file": f"{folder}/k.json",
+            "shutdown_wait_time": 20,  # s; half of it for what outlives the last cell, the rest after a SIGTERM
+        }
         try:
             notebook = execute_notebook(
                 _literal(path),
@@ -349,8 +354,7 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
                 progress_bar={"desc": path.stem} if progress else False,
                 execution_timeout=timeout_seconds,
                 kernel_manager_class=_Kernel,
-                # Kernels that start at the same time race for TCP ports.
-                config=Config(KernelManager={"transport": "ipc", "connection_file": f"{folder}/k.json"}),
+                config=Config(KernelManager=manager),
                 resources={"metadata": {"path": str(path.parent)}},
                 iopub_timeout=60,  # a busy machine may deliver a large figure later than the default of 4 s
                 on_notebook_start=lambda notebook: cells.extend(notebook.cells),
