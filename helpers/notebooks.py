@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-# papermill, nbformat and nbconvert take a second to import and every kernel imports this module for
-# `reading`, so the functions that need them import them.
 import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers.errors import NotebookError
+
+# papermill, nbformat and nbconvert take a second to import, and every kernel imports this module for
+# `reading`: so the functions that need them import them.
 
 __all__ = ["Result", "discover", "execute", "parameters_of", "reading", "resolve", "run"]
 
@@ -342,7 +343,7 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
         manager = {
             "transport": "ipc",  # kernels that start at the same time race for TCP ports
             "connection_file": f"{folder}/k.json",
-            "shutdown_wait_time": 20,  # s; half of it for what outlives the last cell, the rest after a SIGTERM
+            "shutdown_wait_time": 20,  # s: half of it for what outlives the last cell, half after SIGTERM
         }
         try:
             notebook = execute_notebook(
