@@ -241,7 +241,7 @@ def main() -> None:
     """Run the command; an error of the lab's own is shown as its sentence and ends with 2."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     try:
-        app()
+        app(prog_name="lab")
     except LabError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -29,8 +29,8 @@ from helpers.trace import Trace
 
 SAMPLE_SECONDS = 0.25
 """Between two looks at the queue's depth."""
-WARM_SECONDS = 1
-"""How long a warming call holds its worker, so that the next call finds another."""
+WARM_SECONDS = 0.3
+"""How long a warming call holds its worker, so that the next call finds another; twice as long each try."""
 WARM_TRIES = 5
 WARM_DIRECT = 50
 """Environments of the direct lane's function that are warmed; the lane's tasks are short."""
@@ -194,16 +194,15 @@ def warm(stack: Stack, function: str, workers: int, progress: bool = True) -> in
     """
     client = stack.engine.client("lambda")
 
-    def call(_: int) -> str:
-        answer = client.invoke(
-            FunctionName=stack.outputs[function], Payload=json.dumps({"warm_seconds": WARM_SECONDS})
-        )
+    def call(hold_seconds: float) -> str:
+        payload = json.dumps({"warm_seconds": hold_seconds})
+        answer = client.invoke(FunctionName=stack.outputs[function], Payload=payload)
         return str(json.load(answer["Payload"])["worker"])
 
     warmed: set[str] = set()
     with ThreadPoolExecutor(workers) as pool:
-        for _ in range(WARM_TRIES):
-            calls = pool.map(call, range(workers))
+        for attempt in range(WARM_TRIES):
+            calls = pool.map(call, [WARM_SECONDS * 2**attempt] * workers)
             warmed = set(_bar(calls, workers, f"warming {function}", progress))
             if len(warmed) == workers:
                 break

@@ -145,7 +145,7 @@ def gantt(trace: Trace, ax: Axes | None = None, items: int = 40) -> Axes:
     ax = _axes(ax)
     count = min(items, len(trace.items))
     shown = trace.items.iloc[np.linspace(0, len(trace.items) - 1, count).round().astype(int)]
-    place = pd.Series(np.arange(count), shown["item"])
+    place, lanes = pd.Series(np.arange(count), shown["item"]), set(shown["lane"])
     attempts = trace.attempts[trace.attempts["item"].isin(place.index)].dropna(subset="end")
     for lane in LANES:
         own = shown[shown["lane"] == lane]
@@ -162,7 +162,7 @@ def gantt(trace: Trace, ax: Axes | None = None, items: int = 40) -> Axes:
     ax.set(xlabel=SINCE_START, xlim=(0, None), ylabel="item (number)")
     _legend(
         ax,
-        *(Patch(color=LOOK[lane]["color"], label=f"{lane} service") for lane in LANES),
+        *(Patch(color=LOOK[lane]["color"], label=f"{lane} service") for lane in LANES if lane in lanes),
         Patch(facecolor="#777777", linewidth=0, label="failed attempt", **FAILED),
         Patch(color="#777777", alpha=0.3, label="waiting"),
         columns=4,

@@ -76,10 +76,10 @@ def template(workflow: str) -> dict[str, Any]:
     return loaded
 
 
-def parameters(experiment: Experiment) -> dict[str, Value]:
-    """The combined workflow's parameters for an experiment."""
+def parameters(experiment: Experiment, workflow: str = "combined") -> dict[str, Value]:
+    """The workflow's parameters for an experiment; those that it does not have are left out."""
     heartbeat = experiment.heartbeat_seconds
-    return {
+    values: dict[str, Value] = {
         "Consumer": experiment.consumer,
         # 0 and 10,000 mean the same on AWS, and only there.
         "MaxConcurrency": experiment.map_concurrency or DISTRIBUTED_MAP_LIMIT,
@@ -95,6 +95,8 @@ def parameters(experiment: Experiment) -> dict[str, Value]:
         "RedeliverySeconds": experiment.redelivery_seconds,
         "MaxReceiveCount": experiment.max_receive_count,
     }
+    known = template(workflow)["Parameters"]
+    return {name: value for name, value in values.items() if name in known}
 
 
 def check(workflow: str, values: Mapping[str, Value]) -> dict[str, Value]:

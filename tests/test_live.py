@@ -157,9 +157,7 @@ def test_a_burst_drains_at_the_worker_limit(engine, consumer):
     )
     doomed = set(experiment.plan().query("failures >= 2")["item"])
     assert doomed
-    values = stack.parameters(experiment)
-    known = stack.template("sqs_limited")["Parameters"]
-    with stack.deploy(engine, "sqs_limited", {k: v for k, v in values.items() if k in known}) as deployed:
+    with stack.deploy(engine, "sqs_limited", stack.parameters(experiment, "sqs_limited")) as deployed:
         trace = live.burst(deployed, experiment, progress=False)
         left = dead_letters(deployed)
     checks.verify(trace)

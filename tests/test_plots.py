@@ -90,6 +90,13 @@ def test_timeline_leaves_out_a_lane_without_items():
     assert expected == labels
 
 
+def test_gantt_names_only_lanes_that_have_items():
+    """A lane without items has no legend entry."""
+    labels = [text.get_text() for text in plots.gantt(run(siphon_share=1.0)).get_legend().get_texts()]
+    assert "limited service" in labels
+    assert "direct service" not in labels
+
+
 def test_limits_are_dashed_black_lines_at_their_value_in_every_figure_that_has_one():
     """One colour for limits everywhere, used for nothing else, and each limit named with its value."""
     trace = run()
