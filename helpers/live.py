@@ -275,13 +275,13 @@ def results(stack: Stack, execution: dict[str, Any]) -> list[dict[str, Any]]:
     """The Map's results in item order, from wherever they are.
 
     They come in the execution's output, or in the files of its ResultWriter; for an execution that did
-    not succeed, from the children that did.
+    not succeed, from the children that did. Children that failed and were tolerated have no result.
     """
     if execution["status"] != "SUCCEEDED":
         return sorted(_children(stack, execution["executionArn"]), key=lambda result: result["item"])
     found = json.loads(execution["output"])["results"]
     if isinstance(found, list):
-        return found
+        return [result for result in found if result is not None]
     s3 = stack.engine.client("s3")
 
     def read(key: str) -> Any:

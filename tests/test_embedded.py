@@ -426,6 +426,26 @@ def test_logs_of_concurrent_invocations_are_whole(engine):
     assert {f"line {call} {n}" for call in range(80) for n in range(3)} <= found
 
 
+@pytest.mark.parametrize(("raised", "name"), [("Bad('two\\\\nlines: 1')", "Bad"), ("KeyError", "KeyError")])
+def test_a_handler_error_is_named_after_its_class(engine, raised, name):
+    """A handler's exception is an error of its class, with its message or without."""
+    code = f"class Bad(Exception):\n    pass\ndef handler(event, context):\n    raise {raised}\n"
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("index.py", code)
+    client = engine.client("lambda")
+    client.create_function(
+        FunctionName=f"test-{name}",
+        Runtime="python3.13",
+        Role=ROLE,
+        Handler="index.handler",
+        Code={"ZipFile": archive.getvalue()},
+    )
+    answer = client.invoke(FunctionName=f"test-{name}", Payload=b"{}")
+    assert answer["FunctionError"]
+    assert json.load(answer["Payload"])["errorType"] == name
+
+
 def test_log_events_are_paged(engine):
     """FilterLogEvents gives all events, each once, however many there are."""
     logs = engine.client("logs")

@@ -234,6 +234,23 @@ def whole_logs(worker: Any) -> None:
     worker._drain_stderr_bounded = drain
 
 
+def errors_named_by_class(execute: Step) -> Step:
+    """A handler's exception is an error named after its class, for states to catch by name."""
+
+    def corrected(function: dict[str, Any], event: Any, request_id: str) -> Any:
+        answer = execute(function, event, request_id)
+        body = answer.get("body")
+        if answer.get("error") and body["errorType"] == "Runtime.HandlerError":
+            # The log ends with the traceback, and that with "module.Class: message", or with "Class" alone.
+            head = answer["log"].rstrip("\n").removesuffix(f": {body['errorMessage']}")
+            name = head.rpartition("\n")[2].rpartition(".")[2]
+            if name.isidentifier():
+                body["errorType"] = name
+        return answer
+
+    return corrected
+
+
 def log_pages(find: Step) -> Step:
     """FilterLogEvents goes on after its first 10,000 events, with a nextToken."""
 
@@ -263,6 +280,7 @@ def correct() -> None:
     callbacks = Callbacks(sfn)
     whole_logs(lambda_runtime.Worker)
     cloudwatch_logs._filter_log_events = log_pages(cloudwatch_logs._filter_log_events)
+    lambda_svc._execute_function_warm = errors_named_by_class(lambda_svc._execute_function_warm)
     lambda_svc._sqs_esm_concurrency = number_from_template(lambda_svc._sqs_esm_concurrency)
     sfn._dispatch_aws_sdk_rest_xml = put_object(sfn, s3, sfn._dispatch_aws_sdk_rest_xml)
     sfn._execute_task = limits_from_paths(sfn, callbacks.new_token_for_each_attempt(sfn._execute_task))
