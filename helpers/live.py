@@ -73,17 +73,21 @@ def run(
                         f"({execution.get('error')}: {execution.get('cause')}); "
                         "see its history, and the functions' logs"
                     )
+                return _trace(stack, experiment, execution, samples, fleet)
             except BaseException:
-                _keep_what_was_measured(stack, experiment, arn, samples, fleet)
+                step_functions = stack.engine.client("stepfunctions")
+                step_functions.stop_execution(executionArn=arn, cause="the run was interrupted")
+                execution = step_functions.describe_execution(executionArn=arn)
+                _keep(_trace(stack, experiment, execution, samples, fleet, patience=0))
                 raise
-        return _trace(stack, experiment, execution, samples, fleet)
 
 
 def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
     """Send all items to a deployed `sqs_limited` stack's queue at once; return the trace when it is empty.
 
     Nobody waits for these items: one arrives when its message is sent, and returns when its last attempt
-    ends. Raises StackError unless all items take the limited lane.
+    ends. Raises StackError unless all items take the limited lane. When interrupted, it saves what was
+    measured so far, as `run` does.
     """
     if experiment.siphon_share != 1:
         raise StackError(
@@ -91,26 +95,13 @@ def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
         )
     with _consumers(stack, experiment, progress) as fleet, _sampled_queue(stack) as samples:
         since = time.time()
-        _send(stack, payloads(experiment))
-        _drain(stack, experiment.items, progress)
-        dead: set[int] = set()
-
-        def complete(attempts: Attempts) -> bool:
-            ended = {a["item"] for a in attempts.values() if a["outcome"] == "succeeded"}
-            if len(ended) < experiment.items:
-                dead.update(_dead_letters(stack))
-            return len(ended | dead) == experiment.items
-
-        attempts = list(_attempts(stack, since, complete, fleet).values())
-    rows = []
-    for item, last in sorted(_last(attempts).items()):
-        outcome = "dead_lettered" if item in dead else "succeeded"
-        times = {"service_start": last["start"], "service_end": last["end"], "returned": last["end"]}
-        sent = {"arrival": last["enqueued"], "enqueued": last["enqueued"]}
-        tries = {"attempts": last["attempt"], "outcome": outcome}
-        rows.append({"item": item, "lane": "limited", **sent, **times, **tries})
-    began = min(row["enqueued"] for row in rows)
-    return _as_trace(stack, experiment, began, rows, attempts, samples)
+        try:
+            _send(stack, payloads(experiment))
+            _drain(stack, experiment.items, progress)
+            return _burst_trace(stack, experiment, since, samples, fleet)
+        except BaseException:
+            _keep(_burst_trace(stack, experiment, since, samples, fleet, patience=0))
+            raise
 
 
 @contextlib.contextmanager
@@ -196,8 +187,10 @@ def warm(stack: Stack, function: str, workers: int, progress: bool = True) -> in
 
     def call(hold_seconds: float) -> str:
         payload = json.dumps({"warm_seconds": hold_seconds})
-        answer = client.invoke(FunctionName=stack.outputs[function], Payload=payload)
-        return str(json.load(answer["Payload"])["worker"])
+        answer = json.load(client.invoke(FunctionName=stack.outputs[function], Payload=payload)["Payload"])
+        if "worker" not in answer:
+            raise StackError(f"{function} could not be warmed ({answer}); see the function's logs")
+        return str(answer["worker"])
 
     warmed: set[str] = set()
     with ThreadPoolExecutor(workers) as pool:
@@ -305,19 +298,47 @@ def _children(stack: Stack, arn: str) -> Iterator[dict[str, Any]]:
                 yield json.loads(described["output"])
 
 
-def _keep_what_was_measured(
+def _keep(trace: Trace) -> None:
+    """Save what an interrupted run has measured, and say where."""
+    kept = trace.save(RUNS / f"interrupted-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.parquet")
+    print(f"interrupted: {len(trace.items)} of {trace.experiment.items} items were back; kept in {kept}")
+
+
+def _burst_trace(
     stack: Stack,
     experiment: Experiment,
-    arn: str,
+    since: float,
     samples: list[dict[str, float]],
     fleet: Fleet | None,
-) -> None:
-    step_functions = stack.engine.client("stepfunctions")
-    step_functions.stop_execution(executionArn=arn, cause="the run was interrupted")
-    execution = step_functions.describe_execution(executionArn=arn)
-    trace = _trace(stack, experiment, execution, samples, fleet, patience=0)
-    kept = trace.save(RUNS / f"interrupted-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{arn[-6:]}.parquet")
-    print(f"interrupted: {len(trace.items)} of {experiment.items} items were back; kept in {kept}")
+    patience: float | None = None,
+) -> Trace:
+    """The trace of a burst sent at `since` (epoch seconds); items whose last attempt goes on are left out."""
+    dead: set[int] = set()
+
+    def complete(attempts: Attempts) -> bool:
+        ended = {a["item"] for a in attempts.values() if a["outcome"] == "succeeded"}
+        if len(ended) < experiment.items:
+            dead.update(_dead_letters(stack))
+        return len(ended | dead) == experiment.items
+
+    attempts = list(_attempts(stack, since, complete, fleet, patience).values())
+    rows = [
+        {
+            "item": item,
+            "lane": "limited",
+            "arrival": last["enqueued"],
+            "enqueued": last["enqueued"],
+            "service_start": last["start"],
+            "service_end": last["end"],
+            "returned": last["end"],
+            "attempts": last["attempt"],
+            "outcome": "dead_lettered" if item in dead else "succeeded",
+        }
+        for item, last in sorted(_last(attempts).items())
+        if item in dead or last["outcome"] == "succeeded"
+    ]
+    began = min((row["enqueued"] for row in rows), default=since)
+    return _as_trace(stack, experiment, began, rows, attempts, samples)
 
 
 def _trace(

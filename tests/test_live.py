@@ -14,7 +14,8 @@ import pytest
 from helpers import checks, live, metrics, stack
 from helpers.errors import StackError
 from helpers.experiment import Experiment
-from helpers.fleet import Fleet, WholeLines
+from helpers.fleet import Fleet
+from helpers.fleet_worker import WholeLines
 from helpers.trace import Trace
 
 CONSUMERS = ("lambda", "fleet")
@@ -238,6 +239,39 @@ live.RUNS = Path({runs!r})
 engine = connect("embedded")
 engine.run(Experiment(200, worker_concurrency=2, consumer={consumer!r}, limited_seconds=0.5), progress=False)
 """
+
+
+def test_an_interrupted_burst_keeps_what_it_measured(engine, tmp_path, monkeypatch):
+    """What was done when Ctrl-C came is on disk, and what was still to be done is not."""
+
+    def interrupt(*_):
+        time.sleep(2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live, "RUNS", tmp_path)
+    monkeypatch.setattr(live, "_drain", interrupt)
+    experiment = Experiment(100, siphon_share=1, worker_concurrency=2, limited_seconds=0.2)
+    values = stack.parameters(experiment, "sqs_limited")
+    with stack.deploy(engine, "sqs_limited", values) as deployed, pytest.raises(KeyboardInterrupt):
+        live.burst(deployed, experiment, progress=False)
+    (kept,) = tmp_path.glob("interrupted-*.parquet")
+    assert 0 < len(Trace.load(kept).items) < 100
+
+
+def test_results_that_a_result_writer_wrote_are_read_in_item_order(engine):
+    """As AWS documents the manifest and its files, in whatever order they come."""
+    files = {"a.json": [4, 0, 2], "b.json": [3, 1]}
+    s3 = engine.client("s3")
+    s3.create_bucket(Bucket="test-results")
+    for key, numbers in files.items():
+        children = [{"Output": json.dumps({"item": n}), "Status": "SUCCEEDED"} for n in numbers]
+        s3.put_object(Bucket="test-results", Key=key, Body=json.dumps(children))
+    written = {"SUCCEEDED": [{"Key": key, "Size": 1} for key in files], "FAILED": [], "PENDING": []}
+    s3.put_object(Bucket="test-results", Key="manifest.json", Body=json.dumps({"ResultFiles": written}))
+    details = {"MapRunArn": "arn", "ResultWriterDetails": {"Bucket": "test-results", "Key": "manifest.json"}}
+    execution = {"status": "SUCCEEDED", "output": json.dumps({"results": details})}
+    deployed = stack.Stack(engine, "combined", "none", {}, {"Bucket": "test-results"})
+    assert live.results(deployed, execution) == [{"item": n} for n in range(5)]
 
 
 @pytest.mark.parametrize("consumer", CONSUMERS)

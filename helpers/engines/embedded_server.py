@@ -1,6 +1,6 @@
 """The embedded engine's server process: the pinned ministack with AWS's behaviour put right.
 
-Started by `helpers.engines.embedded` as `python -m helpers.engines.embedded_server [--watch-stdin]`.
+Started by `helpers.engines.embedded` as a program of its own.
 Each correction is one function that wraps one of ministack's, for what the lessons rely on and the
 emulator leaves out; each has its test in tests/test_embedded.py. They are written for one release,
 so the server refuses to start on another.
