@@ -25,5 +25,9 @@ class TraceError(LabError):
     """A trace file is not readable as one, or a trace lacks what was asked of it."""
 
 
+class SweepError(LabError):
+    """A sweep is empty, is asked for what it has not, or its folder is not to be used so."""
+
+
 class NotebookError(LabError):
     """A notebook is unknown, is given a parameter that it does not have, or failed."""

@@ -1,0 +1,230 @@
+"""A sweep: every run once, whatever happens in between, and read back as it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import make_trace
+
+from helpers import stack, sweep
+from helpers.errors import InvalidExperiment, StackError, SweepError
+from helpers.experiment import Experiment
+from helpers.sweep import Sweep, grid, interval, pareto, table
+
+BASE = Experiment(12, siphon_share=0.5, worker_concurrency=2, consumer="fleet", limited_seconds=0.05)
+SETTINGS = grid(BASE, {"worker_concurrency": [2, 4], "map_concurrency": [4, 8, 12]})
+
+
+class Schedule:
+    """An engine that only computes; it notes what it ran, and fails or is interrupted where told."""
+
+    def __init__(self, failing=(), interrupt_after=None):
+        self.ran, self.failing, self.interrupt_after = [], failing, interrupt_after
+
+    def run(self, experiment, progress=True):
+        self.ran.append(experiment)
+        if self.interrupt_after is not None and len(self.ran) > self.interrupt_after:
+            raise KeyboardInterrupt
+        if experiment.worker_concurrency in self.failing:
+            raise StackError("no")
+        return make_trace(experiment)
+
+
+def test_a_grid_is_every_combination_once():
+    """The product of the values, with everything else as in the base."""
+    found = {(s.worker_concurrency, s.map_concurrency) for s in SETTINGS}
+    expected = {(w, m) for w in (2, 4) for m in (4, 8, 12)}
+    assert expected == found
+    assert len(SETTINGS) == 6
+    assert {replace(s, worker_concurrency=2, map_concurrency=0) for s in SETTINGS} == {BASE}
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "told"),
+    [
+        ({"colour": [1]}, SweepError, "'colour'"),
+        ({"batch_size": []}, SweepError, "batch_size="),
+        ({"consumer": "fleet"}, SweepError, "consumer='fleet'"),
+        ({"worker_concurrency": [2, 1001]}, InvalidExperiment, "1001"),
+    ],
+)
+def test_a_grid_that_cannot_run_is_refused(values, kind, told):
+    """An unknown field, no values, or a setting that AWS would refuse: named before anything runs."""
+    with pytest.raises(kind, match=told):
+        grid(BASE, values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "repetitions", "told"),
+    [((), 3, "at least one"), (SETTINGS[:1] * 2, 3, "twice"), (SETTINGS, 0, "repetitions=0")],
+)
+def test_a_sweep_of_nothing_is_refused(settings, repetitions, told):
+    """No setting, one setting twice, or no repetition is no sweep."""
+    with pytest.raises(SweepError, match=told):
+        Sweep(settings, repetitions)
+
+
+def test_settings_share_their_random_numbers():
+    """Within a repetition all settings have one seed; between repetitions it differs."""
+    seeds = {}
+    for name, experiment in Sweep(SETTINGS, 3).runs():
+        seeds.setdefault(name.split("-")[1], set()).add(experiment.seed)
+    assert seeds == {"r00": {0}, "r01": {1}, "r02": {2}}
+
+
+def test_every_run_is_there_once(tmp_path):
+    """As many rows as settings times repetitions, the warm-up not among them."""
+    engine = Schedule()
+    sweep.run(engine, Sweep(SETTINGS, 3), tmp_path, progress=False)
+    rows = table(tmp_path)
+    assert rows.groupby(["setting", "repetition"]).size().tolist() == [1] * 18
+    assert len(engine.ran) == 1 + 18
+    assert rows["law"].isna().all()
+    assert rows["error"].isna().all()
+    assert (rows["peak_workers"] <= rows["worker_concurrency"]).all()
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path):
+    """What ended is not run again, what did not is run, and the table is that of a sweep left in peace."""
+    whole = Sweep(SETTINGS, 2)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(Schedule(interrupt_after=1 + 5), whole, tmp_path / "cut", progress=False)
+    assert len(table(tmp_path / "cut")) == 5
+    second = Schedule()
+    sweep.run(second, whole, tmp_path / "cut", resume=True, progress=False)
+    assert len(second.ran) == 1 + 7
+    sweep.run(Schedule(), whole, tmp_path / "left", progress=False)
+    pd.testing.assert_frame_equal(table(tmp_path / "left"), table(tmp_path / "cut"))
+
+
+def test_a_sweep_that_is_whole_runs_nothing(tmp_path):
+    """Resuming what has ended is no work, and no warm-up either."""
+    sweep.run(Schedule(), Sweep(SETTINGS, 1), tmp_path, progress=False)
+    again = Schedule()
+    sweep.run(again, Sweep(SETTINGS, 1), tmp_path, resume=True, progress=False)
+    assert again.ran == []
+
+
+def test_a_failing_setting_is_recorded_and_the_others_run(tmp_path):
+    """Its rows hold the error in place of numbers."""
+    sweep.run(Schedule(failing={4}), Sweep(SETTINGS, 2), tmp_path, progress=False)
+    rows = table(tmp_path)
+    assert len(rows) == 12
+    assert set(rows.loc[rows["worker_concurrency"] == 4, "error"]) == {"StackError: no"}
+    assert rows.loc[rows["worker_concurrency"] == 2, "makespan"].notna().all()
+
+
+def test_a_folder_holds_one_sweep(tmp_path):
+    """A second sweep there, or another plan, is refused; nothing is overwritten."""
+    sweep.run(Schedule(), Sweep(SETTINGS, 1), tmp_path, progress=False)
+    with pytest.raises(SweepError, match="holds a sweep already"):
+        sweep.run(Schedule(), Sweep(SETTINGS, 1), tmp_path, progress=False)
+    with pytest.raises(SweepError, match="holds another sweep"):
+        sweep.run(Schedule(), Sweep(SETTINGS, 2), tmp_path, resume=True, progress=False)
+    with pytest.raises(SweepError, match="holds no sweep"):
+        table(tmp_path / "elsewhere")
+
+
+def test_two_sweeps_in_one_folder_are_refused(tmp_path):
+    """While one works on a folder another is told so."""
+
+    class Second(Schedule):
+        def run(self, experiment, progress=True):
+            with pytest.raises(SweepError, match="another sweep runs there"):
+                sweep.run(Schedule(), Sweep(SETTINGS, 1), tmp_path, resume=True, progress=False)
+            return super().run(experiment)
+
+    sweep.run(Second(), Sweep(SETTINGS[:1], 1), tmp_path, progress=False)
+    assert len(table(tmp_path)) == 1
+
+
+def test_a_broken_law_is_named_in_the_table(tmp_path):
+    """A trace that breaks a law stays, and its row says which."""
+    sweep.run(Schedule(), Sweep(SETTINGS[:1], 1), tmp_path, progress=False)
+    path = tmp_path / "traces" / "s000-r00.parquet"
+    trace = sweep.Trace.load(path)
+    replace(trace, items=trace.items.iloc[:-1]).save(path)
+    assert "conservation" in table(tmp_path)["law"].iloc[0]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from helpers import Experiment, connect, sweep
+base = Experiment(12, siphon_share=0.5, worker_concurrency=2, consumer="fleet", limited_seconds=0.05)
+settings = sweep.grid(base, {"worker_concurrency": [2, 4], "map_concurrency": [4, 8, 12]})
+with connect("embedded") as engine:
+    sweep.run(engine, sweep.Sweep(settings, 2), sys.argv[1], resume=True, progress=False)
+"""
+
+
+def test_a_killed_sweep_loses_and_repeats_nothing(engine, tmp_path):
+    """kill -9 in the middle, then resume: each run once, those from before untouched."""
+    environment = os.environ | {"AWS_ENDPOINT_URL": engine.endpoint_url}
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)]
+    first = subprocess.Popen(command, env=environment)
+    give_up = time.monotonic() + 120
+    while len(list((tmp_path / "traces").glob("s*"))) < 4:
+        assert time.monotonic() < give_up
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "traces").glob("s*")}
+    assert 4 <= len(before) < 12
+    for name in stack.deployed(engine):  # a killed process cannot take its stack down
+        stack.destroy(engine, name)
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    rows = table(tmp_path)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "traces").glob("s*")}
+    assert rows.groupby(["setting", "repetition"]).size().tolist() == [1] * 12
+    assert before == {name: after[name] for name in before}
+    assert rows["law"].isna().all()
+    assert json.loads((tmp_path / "plan.json").read_text())["repetitions"] == 2
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
+def test_the_interval_lies_within_the_values_and_around_their_median(values):
+    """low <= median <= high, none beyond the data; of one value all are that value."""
+    median, low, high = interval(values)
+    assert median == np.median(values)
+    assert min(values) <= low <= median <= high <= max(values)
+
+
+def test_more_repetitions_narrow_the_interval():
+    """Of the same kind of values, 200 tell more than 5."""
+    values = np.random.default_rng(1).normal(10, 1, 200)
+    few, many = interval(values[:5].tolist()), interval(values.tolist())
+    assert many[2] - many[1] < few[2] - few[1]
+    assert many[1] <= 10 <= many[2]
+
+
+def test_no_values_have_no_median():
+    """An empty list is refused by name."""
+    with pytest.raises(SweepError, match="values="):
+        interval([])
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=25))
+def test_the_frontier_is_what_nobody_beats(points):
+    """Against the definition, pair by pair; at least one point is on it."""
+    rows = pd.DataFrame(points, columns=["a", "b"])
+    expected = [not any((x <= a and y <= b) and (x < a or y < b) for x, y in points) for a, b in points]
+    assert pareto(rows, "a", "b").tolist() == expected
+    assert any(expected)
+
+
+def test_what_is_missing_is_not_on_the_frontier():
+    """A setting that failed has no numbers, and neither beats nor is best."""
+    rows = pd.DataFrame({"a": [1.0, np.nan, 2.0], "b": [2.0, 0.0, 1.0]})
+    assert pareto(rows, "a", "b").tolist() == [True, False, True]
