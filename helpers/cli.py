@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from helpers import notebooks, stack
+from helpers import sweep as sweeps
 from helpers.engines import ENGINES, Engine, connect, embedded
 from helpers.errors import EngineError, LabError
+from helpers.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,6 +92,70 @@ def run(
             typer.echo(f"       cell {result.cell}: {result.error}", err=True)
     typer.echo(f"see {folder / 'index.html'}")
     if not all(result.ok for result in results):
+        raise typer.Exit(1)
+
+
+def _settings(given: str | dict[str, str]) -> tuple[Experiment, ...]:
+    """The grid that a file's text, or assignments of comma-separated values, describe."""
+    try:
+        values = (
+            yaml.safe_load(given)
+            if isinstance(given, str)
+            else {key: yaml.safe_load(f"[{text}]") for key, text in given.items()}
+        )
+    except yaml.YAMLError as error:
+        raise LabError(f"grid: not readable ({error}); write FIELD: [V1, V2]") from error
+    if not isinstance(values, dict) or not values.get("items"):
+        raise LabError("grid: must name values of items, for example items=100")
+    lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
+    return sweeps.grid(Experiment(lists["items"][0]), lists)
+
+
+@app.command()
+def sweep(
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=V1,V2,... of Experiment; may be given often.")
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="A YAML or JSON file of FIELD: [V1, V2, ...], in place of --set.")
+    ] = None,
+    engine: EngineName = "embedded",
+    repetitions: Annotated[int, typer.Option(help="Runs of each setting, each on the same items.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder; default runs/sweep-<time>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in --out.")] = False,
+    check: Annotated[
+        str | None, typer.Option(help="Limits on every run, e.g. 'p95_sojourn<30 and peak_workers<=100'.")
+    ] = None,
+) -> None:
+    """Run every combination of settings, several times; exit 1 if a run fails, breaks a law or a limit.
+
+    Each run's trace is saved as it ends; table.csv in the folder has a row for each. Prints the medians of
+    each setting; * marks the Pareto frontier of makespan against the p95 of sojourn time.
+
+    Example: ./lab sweep --set items=100 --set worker_concurrency=5,10,20 --set map_concurrency=20,40
+    """
+    if bool(values) == bool(grid):
+        raise LabError("settings: give them by --set or by --grid; for example --set worker_concurrency=5,10")
+    if grid and not grid.is_file():
+        raise LabError(f"grid {grid}: is no file; give a YAML or JSON file of FIELD: [V1, V2]")
+    if resume and out is None:
+        raise LabError("--resume: which sweep? give its folder by --out")
+    settings = _settings(grid.read_text() if grid else _assigned(values))
+    whole = sweeps.Sweep(settings, repetitions)
+    folder = out or ROOT / "runs" / f"sweep-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    with connect(engine) as connected:
+        typer.echo(f"{len(settings)} settings x {repetitions} on {engine}, kept in {folder}", err=True)
+        sweeps.run(connected, whole, folder, resume=resume)
+    rows = sweeps.table(folder)
+    rows.to_csv(folder / "table.csv", index=False)
+    summary = sweeps.medians(rows)
+    shown = [c for c in map(str, summary) if not c.endswith(("_low", "_high")) and c != "frontier"]
+    marked = summary[shown].assign(frontier=summary["frontier"].map({True: "*", False: ""}))
+    typer.echo(marked.to_string(index=False, float_format="{:.4g}".format))
+    broken = sweeps.check(rows, check or "")
+    for sentence in broken:
+        typer.echo(sentence, err=True)
+    if broken:
         raise typer.Exit(1)
 
 

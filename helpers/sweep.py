@@ -11,10 +11,12 @@ import contextlib
 import fcntl
 import itertools
 import json
+import operator
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,15 @@ from helpers.errors import LabError, SweepError
 from helpers.experiment import Experiment
 from helpers.trace import Trace
 
-__all__ = ["Sweep", "grid", "interval", "pareto", "run", "table"]
+__all__ = ["Sweep", "check", "grid", "interval", "medians", "pareto", "run", "table"]
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
+MEASURES = ("makespan", "throughput", "efficiency", "p50_sojourn", "p95_sojourn", "p99_sojourn")
+"""The numbers of a run that `medians` puts side by side; times in seconds, throughput in items per second."""
+BASE_FIELDS = [field.name for field in fields(Experiment) if field.name != "seed"]
+SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
+COMPARISON = re.compile(r"(\w+)\s*(<=|>=|==|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,8 @@ class Sweep:
         """
         for repetition in range(self.repetitions):
             for number, setting in enumerate(self.settings):
-                fields = setting.to_dict() | {"seed": setting.seed + repetition}
-                yield f"s{number:03d}-r{repetition:02d}", Experiment.from_dict(fields)
+                repeated = setting.to_dict() | {"seed": setting.seed + repetition}
+                yield f"s{number:03d}-r{repetition:02d}", Experiment.from_dict(repeated)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -80,15 +87,15 @@ def grid(base: Experiment, values: Mapping[str, Sequence[Any]]) -> tuple[Experim
     Raises SweepError for a field that Experiment has not, or one without values, and InvalidExperiment for
     a combination that breaks a rule: all before anything runs.
     """
-    fields = base.to_dict()
+    given = base.to_dict()
     for name, choices in values.items():
-        if name not in fields:
-            raise SweepError(f"{name!r}: no field of Experiment; choose from {', '.join(fields)}")
+        if name not in given:
+            raise SweepError(f"{name!r}: no field of Experiment; choose from {', '.join(given)}")
         if isinstance(choices, str) or not isinstance(choices, Sequence) or not choices:
             raise SweepError(f"{name}={choices!r}: must be a list with at least one value")
     combinations = itertools.product(*values.values())
     return tuple(
-        Experiment.from_dict(fields | dict(zip(values, chosen, strict=True))) for chosen in combinations
+        Experiment.from_dict(given | dict(zip(values, chosen, strict=True))) for chosen in combinations
     )
 
 
@@ -135,8 +142,9 @@ def table(folder: str | Path) -> pd.DataFrame:
     """The results of a sweep so far, one row a run that ended, in the order of the sweep.
 
     Columns: `run` (its name), `setting` (its number), `repetition`, the fields of Experiment, the numbers of
-    `metrics.summary` (without its lanes), `law` (that the trace broke, or None) and `error` (why there is no
-    trace, or None). Raises SweepError for a folder without a sweep, and TraceError for a damaged trace.
+    `metrics.summary` (without its lanes), `law` (that the trace broke) and `error` (why there is no trace),
+    both missing where all is well. Raises SweepError for a folder without a sweep, and TraceError for a
+    damaged trace.
     """
     folder = Path(folder)
     if not (folder / "plan.json").exists():
@@ -153,6 +161,60 @@ def table(folder: str | Path) -> pd.DataFrame:
             numbers = {k: v for k, v in metrics.summary(trace).items() if k != "lanes"}
             rows.append(about | trace.experiment.to_dict() | numbers | {"law": _broken(trace), "error": None})
     return pd.DataFrame(rows)
+
+
+def medians(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a setting, from the rows of `table`: what varies between settings, then its results.
+
+    Of each number in MEASURES: its median over the repetitions and, in `<name>_low` and `<name>_high`, its
+    95 % confidence interval (see `interval`). `peak_map` and `peak_workers` are the highest of any
+    repetition. `frontier`: whether no other setting has a makespan and a p95 of sojourn both at least as good.
+    `failed`: how many repetitions have no trace or break a law. Numbers of a setting without any trace are
+    missing.
+    """
+    varied = [name for name in BASE_FIELDS if name in rows and rows[name].map(repr).nunique() > 1]
+    found = []
+    for setting, runs in rows.groupby("setting"):
+        good = runs[runs["error"].isna()]
+        row: dict[str, Any] = {"setting": setting} | {name: runs[name].iloc[0] for name in varied}
+        for name in MEASURES:
+            three = interval(good[name].tolist()) if len(good) else (np.nan,) * 3
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), three, strict=True))
+        for name in ("peak_map", "peak_workers"):
+            row[name] = good[name].max() if len(good) else np.nan
+        row["runs"], row["failed"] = len(runs), int((runs["error"].notna() | runs["law"].notna()).sum())
+        found.append(row)
+    summary = pd.DataFrame(found)
+    return summary.assign(frontier=pareto(summary, "makespan", "p95_sojourn"))
+
+
+def check(rows: pd.DataFrame, limits: str = "") -> list[str]:
+    """What is wrong with the runs, a sentence each: no trace, a broken law, a broken limit. Empty if nothing.
+
+    rows: of `table`. limits: comparisons joined by "and", such as "p95_sojourn<30 and peak_workers<=100"; a
+    name is a column of `table`. Raises SweepError for what is no comparison, and for an unknown name.
+    """
+    bounds = []
+    for part in limits.split(" and ") if limits else []:
+        if not (match := COMPARISON.fullmatch(part.strip())):
+            raise SweepError(f"{part.strip()!r}: no comparison; write for example p95_sojourn<30")
+        name, sign, bound = match.groups()
+        if name not in rows or not pd.api.types.is_numeric_dtype(rows[name]):
+            numbers = rows.select_dtypes("number").columns
+            raise SweepError(f"{name!r}: no number of a run; choose from {', '.join(numbers)}")
+        bounds.append((name, sign, float(bound)))
+    told = []
+    for row in rows.to_dict("records"):
+        wrong = [row[name] for name in ("error", "law") if pd.notna(row[name])]
+        if wrong:
+            told.append(f"{row['run']}: {wrong[0]}")
+            continue
+        told += [
+            f"{row['run']}: {name}={row[name]:g}, but must be {sign}{bound:g}"
+            for name, sign, bound in bounds
+            if not SIGNS[sign](row[name], bound)
+        ]
+    return told
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:

@@ -30,6 +30,14 @@ def lab(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         (["deploy", "combined", "-p", "MaximumConcurrency=1"], "MaximumConcurrency=1"),
         (["deploy", "combined", "-p", "MaximumConcurrency=1001"], "MaximumConcurrency=1001"),
         (["deploy", "combined", "-p", "Nonsense=1"], "'Nonsense'"),
+        (["sweep"], "--set"),
+        (["sweep", "--set", "worker_concurrency=2"], "items"),
+        (["sweep", "--set", "items=5", "--set", "colour=1"], "'colour'"),
+        (["sweep", "--set", "items=5", "--set", "worker_concurrency="], "worker_concurrency"),
+        (["sweep", "--set", "items=5", "--set", "worker_concurrency=1"], "worker_concurrency"),
+        (["sweep", "--set", "items=5", "--engine", "azure"], "'azure'"),
+        (["sweep", "--set", "items=5", "--resume"], "--out"),
+        (["sweep", "--grid", "/nowhere.yaml"], "/nowhere.yaml"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(arguments, told, tmp_path):
@@ -43,7 +51,7 @@ def test_bad_input_is_refused_in_one_sentence(arguments, told, tmp_path):
 
 def test_every_command_has_help_with_an_example():
     """--help of each command shows how it is called."""
-    for command in ("run", "test", "open", "deploy", "destroy", "doctor"):
+    for command in ("run", "test", "open", "sweep", "deploy", "destroy", "doctor"):
         assert f"./lab {command}" in lab(command, "--help").stdout
     for command in ("start", "stop", "status"):
         assert f"./lab engine {command}" in lab("engine", command, "--help").stdout
@@ -78,6 +86,22 @@ def test_a_broken_law_ends_with_1_and_is_named(engine, tmp_path, monkeypatch, ca
     assert "05_broken" in told
     assert "cell 4" in told  # of the executed notebook, whose second cell holds the given parameters
     assert "conservation" in told
+
+
+def test_a_sweep_is_run_read_and_held_to_limits(engine, tmp_path):
+    """`lab sweep` prints a row a setting, keeps a row a run, and exits 1 when a limit is broken."""
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("items: 8\nconsumer: fleet\nlimited_seconds: 0.05\nworker_concurrency: [2, 4]\n")
+    folder, where = tmp_path / "out", {"AWS_ENDPOINT_URL": engine.endpoint_url}
+    arguments = ["sweep", "--grid", str(grid), "--repetitions", "2", "--out", str(folder)]
+    ran = lab(*arguments, "--check", "peak_workers<=4", **where)
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.splitlines()) == 1 + 2
+    assert len((folder / "table.csv").read_text().splitlines()) == 1 + 4
+    again = lab(*arguments, "--resume", "--check", "makespan<0", **where)
+    assert again.returncode == 1
+    assert again.stderr.count("makespan=") == 4
+    assert lab(*arguments, **where).returncode == 2
 
 
 def test_the_engine_is_kept_deployed_to_and_stopped(monkeypatch):
