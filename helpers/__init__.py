@@ -1,6 +1,6 @@
 """Concurrency Lab: one experiment, many engines, one trace."""
 
-from helpers import checks, live, metrics, plots, stack
+from helpers import checks, cost, live, metrics, plots, stack
 from helpers.engines import connect
 from helpers.errors import LabError
 from helpers.experiment import Experiment, empirical, exponential, lognormal
@@ -13,6 +13,7 @@ __all__ = [
     "Trace",
     "checks",
     "connect",
+    "cost",
     "empirical",
     "exponential",
     "live",
