@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from botocore.exceptions import BotoCoreError
 from tqdm import tqdm
 
 from helpers import checks, metrics
@@ -108,7 +109,8 @@ def run(
     that the lab refuses or that fails is recorded with its error, and the sweep goes on.
 
     resume: go on with the sweep in this folder. Raises SweepError when the folder holds a sweep and `resume`
-    is not given, when it holds another one, or when another process works on it.
+    is not given, when it holds another one, when another process works on it, or when the engine stops
+    answering.
     """
     folder = Path(folder)
     plan = folder / "plan.json"
@@ -128,7 +130,7 @@ def run(
             _write(plan, wanted)
         missing = [(name, experiment) for name, experiment in sweep.runs() if not _is_done(traces, name)]
         if missing:
-            with contextlib.suppress(LabError):  # its setting's own run will say what is wrong
+            with contextlib.suppress(LabError, BotoCoreError):  # its setting's own run will say what is wrong
                 engine.run(missing[0][1], progress=False).save(folder / "warm-up.parquet")
         for name, experiment in tqdm(missing, desc="runs", unit="run", disable=not progress):
             try:
@@ -136,6 +138,10 @@ def run(
             except LabError as error:
                 told = {"experiment": experiment.to_dict(), "error": f"{type(error).__name__}: {error}"}
                 _write(traces / f"{name}.json", json.dumps(told, indent=1))
+            except BotoCoreError as error:  # says nothing about the setting
+                raise SweepError(
+                    f"{folder}: the engine stopped answering in run {name} ({error}); resume the sweep"
+                ) from error
 
 
 def table(folder: str | Path) -> pd.DataFrame:
@@ -168,7 +174,7 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
 
     Of each number in MEASURES: its median over the repetitions and, in `<name>_low` and `<name>_high`, its
     95 % confidence interval (see `interval`). `peak_map` and `peak_workers` are the highest of any
-    repetition. `frontier`: whether no other setting has a makespan and a p95 of sojourn both at least as good.
+    repetition. `frontier`: whether no other setting is as good in both makespan and p95 of sojourn.
     `failed`: how many repetitions have no trace or break a law. Numbers of a setting without any trace are
     missing.
     """

@@ -232,6 +232,16 @@ def test_warming_gives_that_many_workers(engine):
         assert live.warm(deployed, "WorkerFunction", 5, progress=False) == 5
 
 
+def test_workers_end_with_their_stack(engine):
+    """Run after run, no Lambda worker outlives the function that it served."""
+    server = psutil.Process(engine._own.pid)
+    before = set(server.children(recursive=True))
+    with stack.deploy(engine, "combined") as deployed:
+        live.warm(deployed, "WorkerFunction", 3, progress=False)
+        assert len(set(server.children(recursive=True)) - before) >= 3
+    assert set(server.children(recursive=True)) <= before
+
+
 RUN = """
 from helpers import Experiment, connect, live
 from pathlib import Path

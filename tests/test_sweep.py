@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import make_trace
@@ -122,6 +123,22 @@ def test_a_failing_setting_is_recorded_and_the_others_run(tmp_path):
     assert len(rows) == 12
     assert set(rows.loc[rows["worker_concurrency"] == 4, "error"]) == {"StackError: no"}
     assert rows.loc[rows["worker_concurrency"] == 2, "makespan"].notna().all()
+
+
+def test_an_engine_that_dies_ends_the_sweep_and_is_no_result(tmp_path):
+    """What had ended stays, the run under way is not recorded, and the sweep can be resumed."""
+
+    class Dying(Schedule):
+        def run(self, experiment, progress=True):
+            if len(self.ran) == 1 + 2:
+                raise EndpointConnectionError(endpoint_url="nowhere")
+            return super().run(experiment)
+
+    with pytest.raises(SweepError, match="s002-r00.*resume"):
+        sweep.run(Dying(), Sweep(SETTINGS, 1), tmp_path, progress=False)
+    assert len(table(tmp_path)) == 2
+    sweep.run(Schedule(), Sweep(SETTINGS, 1), tmp_path, resume=True, progress=False)
+    assert len(table(tmp_path)) == 6
 
 
 def test_a_folder_holds_one_sweep(tmp_path):

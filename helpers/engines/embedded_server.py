@@ -251,6 +251,19 @@ def errors_named_by_class(execute: Step) -> Step:
     return corrected
 
 
+def workers_end_with_their_function(lambda_svc: Any, delete: Step) -> Step:
+    """A function that CloudFormation deletes takes its worker processes with it."""
+
+    def corrected(name: str, properties: dict[str, Any]) -> Any:
+        answer = delete(name, properties)
+        lambda_svc.invalidate_worker(
+            name, account=lambda_svc.get_account_id(), region=lambda_svc.get_region()
+        )
+        return answer
+
+    return corrected
+
+
 def log_pages(find: Step) -> Step:
     """FilterLogEvents goes on after its first 10,000 events, with a nextToken."""
 
@@ -276,10 +289,13 @@ def correct() -> None:
     from ministack.core import lambda_runtime
     from ministack.services import cloudwatch_logs, lambda_svc, s3
     from ministack.services import stepfunctions as sfn
+    from ministack.services.cloudformation import provisioners
 
     callbacks = Callbacks(sfn)
     whole_logs(lambda_runtime.Worker)
     cloudwatch_logs._filter_log_events = log_pages(cloudwatch_logs._filter_log_events)
+    function = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]
+    function["delete"] = workers_end_with_their_function(lambda_svc, function["delete"])
     lambda_svc._execute_function_warm = errors_named_by_class(lambda_svc._execute_function_warm)
     lambda_svc._sqs_esm_concurrency = number_from_template(lambda_svc._sqs_esm_concurrency)
     sfn._dispatch_aws_sdk_rest_xml = put_object(sfn, s3, sfn._dispatch_aws_sdk_rest_xml)
