@@ -134,7 +134,7 @@ def test_an_engine_that_dies_ends_the_sweep_and_is_no_result(tmp_path):
                 raise EndpointConnectionError(endpoint_url="nowhere")
             return super().run(experiment)
 
-    with pytest.raises(SweepError, match="s002-r00.*resume"):
+    with pytest.raises(SweepError, match=r"s002-r00.*resume"):
         sweep.run(Dying(), Sweep(SETTINGS, 1), tmp_path, progress=False)
     assert len(table(tmp_path)) == 2
     sweep.run(Schedule(), Sweep(SETTINGS, 1), tmp_path, resume=True, progress=False)
