@@ -202,3 +202,32 @@ def test_nonsense_is_refused(bad):
         cost.express(1, bad, 64)
     with pytest.raises(LabError, match="states"):
         cost.bill([("transition", "states", bad)])
+
+
+@pytest.mark.parametrize(("end", "billed_seconds"), [(0.3, 0.1), (0.3001, 0.101), (np.nan, 30)])
+def test_an_attempt_is_billed_by_the_millisecond(end, billed_seconds):
+    """Time is rounded up to 1 ms, not beyond; an attempt that was lost runs into the function's timeout."""
+    trace = make_trace(Experiment(items=1, siphon_share=0))
+    trace = replace(trace, attempts=trace.attempts.assign(start=0.2, end=end))
+    quantity = cost.of(trace).set_index("item")["quantity"]
+    assert billed_seconds * 0.25 == pytest.approx(quantity["direct lane, time"])
+
+
+def test_saved_items_are_one_more_transition():
+    """Items that fit into the input pass SaveItems; those put into S3 beforehand do not."""
+    small, large = (
+        counts(cost.estimate(Experiment(items=n)))["Step Functions", "transition", "parent execution"]
+        for n in (10, 10_000)
+    )
+    assert small == large + 1 == 7
+
+
+@given(experiment=five_attempts)
+def test_time_agrees_with_the_trace(experiment):
+    """Time in functions is the same from the plan and from the run, but for 1 ms an attempt."""
+    trace = make_trace(experiment)
+    times = [
+        table.loc[table["unit"] == "GB-second", "quantity"].sum()
+        for table in (cost.estimate(experiment), cost.of(trace))
+    ]
+    assert times[0] == pytest.approx(times[1], abs=0.25 * 0.001 * len(trace.attempts))
