@@ -131,6 +131,34 @@ def test_closing_ends_the_process_and_removes_its_folder():
     assert not folder.exists()
 
 
+def test_an_engine_that_was_killed_leaves_nothing_once_closed():
+    """Its Lambda workers, busy ones too, and its folder go when the engine is closed."""
+    with connect("embedded") as own:
+        assert own._own
+        folder = Path(own._own.directory)
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("index.py", "import time\n\ndef handler(event, context):\n    time.sleep(600)\n")
+        own.client("lambda").create_function(
+            FunctionName="busy",
+            Runtime="python3.13",
+            Role=ROLE,
+            Handler="index.handler",
+            Timeout=900,
+            Code={"ZipFile": archive.getvalue()},
+        )
+        own.client("lambda").invoke(FunctionName="busy", InvocationType="Event")
+        server = psutil.Process(own._own.pid)
+        give_up = time.monotonic() + 30
+        while not (workers := server.children()):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        time.sleep(1)  # until the worker is in its handler
+        server.kill()
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert not folder.exists()
+
+
 PARENT = """
 import sys, time
 from helpers.engines import connect

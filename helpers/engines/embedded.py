@@ -7,6 +7,7 @@ and `./lab open` set it) or LOCALSTACK_HOST, the engine kept by `./lab engine st
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import shutil
@@ -148,8 +149,10 @@ class Server:
 
     def stop(self) -> None:
         """Kill it with its workers and remove its folder; SIGTERM would hang while callbacks wait."""
-        if self.alive:
-            os.killpg(self.pid, signal.SIGKILL)
+        # A child of ours that died keeps its number until it is waited for: it still names its workers' group.
+        if self.alive or self.pid in _processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
         if process := _processes.pop(self.pid, None):
             process.wait()
             if process.stdin:
