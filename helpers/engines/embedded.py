@@ -149,7 +149,7 @@ class Server:
 
     def stop(self) -> None:
         """Kill it with its workers and remove its folder; SIGTERM would hang while callbacks wait."""
-        # A child of ours that died keeps its number until it is waited for: it still names its workers' group.
+        # Until a child of ours that died is waited for, its number still names the group of its workers.
         if self.alive or self.pid in _processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
