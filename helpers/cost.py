@@ -5,7 +5,6 @@ mapping's MaximumConcurrency, and a message's move to the dead-letter queue. Lef
 storage, warming calls, and what the lab reads to measure the run.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ import pandas as pd
 
 from helpers.errors import LabError
 from helpers.experiment import Experiment
-from helpers.live import payloads
+from helpers.fleet import RECEIVE_LIMIT
+from helpers.fleet_worker import LONG_POLL_SECONDS
+from helpers.live import fits_input, items_text
 from helpers.metrics import ideal_makespan
-from helpers.stack import INPUT_LIMIT_BYTES
 from helpers.trace import Trace
 
 __all__ = ["US_EAST_1", "Price", "Prices", "bill", "estimate", "express", "of", "per_month", "total"]
@@ -38,10 +38,6 @@ RESULT_FILES = 2
 """Assumed: the ResultWriter's manifest and one file of results, each written once and read once."""
 MAPPING_POLLERS = 5
 """Of an event source mapping at rest: Lambda guide, services-sqs-scaling, 2026-11-24."""
-LONG_POLL_SECONDS = 20
-"""SQS's longest WaitTimeSeconds, 2026-11-24; that the mapping polls as long is assumed."""
-RECEIVE_LIMIT = 10
-"""Messages that one ReceiveMessage or DeleteMessageBatch takes at most: SQS quotas, 2026-11-24."""
 CHILDREN_PER_SECOND = 100
 """Standard children that a Map Run starts at most: Step Functions service quotas, 2026-11-24."""
 DAYS_A_MONTH = 365 / 12
@@ -105,9 +101,9 @@ def of(trace: Trace, prices: Prices = US_EAST_1, free_tier: bool = False) -> pd.
     An attempt is billed by the millisecond, rounded up; a lost one until the function's timeout. A retry of
     the direct lane is a state transition, a redelivery by the queue is not: it is one more receive,
     GetQueueUrl and ChangeMessageVisibility. Assumed: batches are full; messages stay under 64 KB; empty
-    receives are those of 5 pollers of the mapping, or of each worker of a fleet, one every 20 s of the run.
-    A fleet's own machines are not in the bill, nor what else an interrupted run did for items that never
-    came back than their attempts.
+    receives are those of 5 pollers of the mapping, which are taken to poll as long as SQS allows, or of each
+    worker of a fleet, one every 20 s of the run. A fleet's own machines are not in the bill, nor what else an
+    interrupted run did for items that never came back than their attempts.
     """
     experiment = trace.experiment
     seconds = (trace.attempts["end"] - trace.attempts["start"]).fillna(experiment.function_timeout_seconds)
@@ -265,10 +261,10 @@ def _combined(
 
 
 def _items_fit_input(experiment: Experiment) -> bool:
-    # As `live.run` decides it; 5,000 items of at least 60 bytes never fit, so that large plans cost no time.
+    # 5,000 items of at least 60 bytes never fit, so that large plans cost no time.
     if experiment.items > 5_000:
         return False
-    return len(json.dumps(payloads(experiment), separators=(",", ":"))) < 0.9 * INPUT_LIMIT_BYTES
+    return fits_input(items_text(experiment))
 
 
 def _milliseconds(seconds: "pd.Series[float]") -> npt.NDArray[np.int64]:

@@ -23,7 +23,7 @@ HANDLER = INFRA / "sqs_limited" / "functions" / "worker" / "index.py"
 WORKERS_PER_PROCESS = 25
 """Threads that one interpreter can drive without getting in each other's way."""
 RECEIVE_LIMIT = 10
-"""Messages that one ReceiveMessage returns at most, 2026-11-24."""
+"""Messages that one ReceiveMessage or DeleteMessageBatch takes at most (SQS quotas, 2026-11-24)."""
 
 
 class Fleet:

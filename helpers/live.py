@@ -156,13 +156,22 @@ def payloads(experiment: Experiment) -> list[dict[str, Any]]:
     ]
 
 
+def items_text(experiment: Experiment) -> str:
+    """The Map's items as the JSON text that is put into the execution's input or into S3."""
+    return json.dumps(payloads(experiment), separators=(",", ":"))
+
+
+def fits_input(text: str) -> bool:
+    """Whether items of this text go into the execution's input, with room for what else the state holds."""
+    return len(text) < 0.9 * INPUT_LIMIT_BYTES
+
+
 def _input(stack: Stack, name: str, experiment: Experiment) -> dict[str, Any]:
     """The execution's input: the items where they fit into it, else nothing: they are put into S3."""
-    items = payloads(experiment)
     data = {"max_concurrency": experiment.map_concurrency} if stack.workflow == "distributed_map" else {}
-    text = json.dumps(items, separators=(",", ":"))
-    if len(text) < 0.9 * INPUT_LIMIT_BYTES:  # room for what else the state holds
-        return data | {"items": items}
+    text = items_text(experiment)
+    if fits_input(text):
+        return data | {"items": json.loads(text)}
     stack.engine.client("s3").put_object(
         Bucket=stack.outputs["Bucket"], Key=f"items/{name}.json", Body=text.encode()
     )

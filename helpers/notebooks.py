@@ -32,6 +32,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers.errors import NotebookError
+from helpers.files import write_whole
 
 # papermill, nbformat and nbconvert take a second to import, and every kernel imports this module for
 # `reading`: so the functions that need them import them.
@@ -461,20 +462,13 @@ def _cells(saved: Path) -> list[Any]:
 def _report(out_dir: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
     """Renew results.json, the last notebook's page and index.html."""
     listed = [dataclasses.asdict(result) | {"path": result.path.name} for result in results]
-    _replace(out_dir / "results.json", json.dumps({**report, "results": listed}, indent=2) + "\n")
+    write_whole(out_dir / "results.json", json.dumps({**report, "results": listed}, indent=2) + "\n")
     if results:
         from nbconvert import HTMLExporter
 
         page, _ = HTMLExporter().from_filename(str(results[-1].path))
-        _replace(results[-1].path.with_suffix(".html"), page)
-    _replace(out_dir / "index.html", _index(report, results))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write the file in one step: a reader sees the old one or the new one, and never half of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+        write_whole(results[-1].path.with_suffix(".html"), page)
+    write_whole(out_dir / "index.html", _index(report, results))
 
 
 _STYLE = """

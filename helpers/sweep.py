@@ -12,9 +12,7 @@ import fcntl
 import itertools
 import json
 import operator
-import os
 import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,6 +27,7 @@ from helpers import checks, metrics
 from helpers.engines.base import Engine
 from helpers.errors import LabError, SweepError
 from helpers.experiment import Experiment
+from helpers.files import write_whole
 from helpers.trace import Trace
 
 __all__ = ["Sweep", "check", "grid", "interval", "medians", "pareto", "run", "table"]
@@ -127,7 +126,7 @@ def run(
                     "or choose another folder"
                 )
         else:
-            _write(plan, wanted)
+            write_whole(plan, wanted)
         missing = [(name, experiment) for name, experiment in sweep.runs() if not _is_done(traces, name)]
         if missing:
             with contextlib.suppress(LabError, BotoCoreError):  # its setting's own run will say what is wrong
@@ -137,7 +136,7 @@ def run(
                 engine.run(experiment, progress=False).save(traces / f"{name}.parquet")
             except LabError as error:
                 told = {"experiment": experiment.to_dict(), "error": f"{type(error).__name__}: {error}"}
-                _write(traces / f"{name}.json", json.dumps(told, indent=1))
+                write_whole(traces / f"{name}.json", json.dumps(told, indent=1))
             except BotoCoreError as error:  # says nothing about the setting
                 raise SweepError(
                     f"{folder}: the engine stopped answering in run {name} ({error}); resume the sweep"
@@ -245,8 +244,8 @@ def pareto(rows: pd.DataFrame, *columns: str) -> pd.Series[bool]:
     costs = rows[list(columns)].to_numpy(np.float64)
     known = ~np.isnan(costs).any(axis=1)
     on = known.copy()
+    others = costs[known]
     for number in np.flatnonzero(known):
-        others = costs[known]
         on[number] = not ((others <= costs[number]).all(axis=1) & (others < costs[number]).any(axis=1)).any()
     return pd.Series(on, index=rows.index)
 
@@ -261,13 +260,6 @@ def _broken(trace: Trace) -> str | None:
 
 def _is_done(traces: Path, name: str) -> bool:
     return any((traces / f"{name}{suffix}").exists() for suffix in (".parquet", ".json"))
-
-
-def _write(path: Path, text: str) -> None:
-    """The file is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 @contextlib.contextmanager

@@ -478,7 +478,7 @@ def test_run_reports_after_every_notebook(tmp_path: Path) -> None:
     assert {"makespan": {"value": 12.5, "unit": "s"}} == report["results"][1]["readings"]
     assert ["one.ipynb", "two.ipynb"] == [one["path"] for one in report["results"]]
     assert ["index", "one", "two"] == sorted(p.stem for p in (tmp_path / "out").glob("*.html"))
-    assert [] == list((tmp_path / "out").glob("*.part"))
+    assert [] == list((tmp_path / "out").glob("*.partial"))
 
 
 def test_page_holds_the_figures_and_escapes_the_text(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from localstack_client.session import Session
 
 from helpers.engines.base import CLIENT_CONFIG, Engine
 from helpers.errors import EngineError
+from helpers.files import write_whole
 
 HOST = "127.0.0.1"
 REGION = "us-east-1"
@@ -176,7 +177,7 @@ def kept() -> Server | None:
         raise EngineError(f"{KEPT}: not a note of a kept engine ({error}); remove the file") from error
     if not server.alive:
         KEPT.unlink(missing_ok=True)
-        shutil.rmtree(server.directory, ignore_errors=True)
+        server.stop()
         return None
     return server
 
@@ -190,7 +191,7 @@ def keep(port: int = 0) -> Server:
         )
     server = Server.start(port, keep=True)
     KEPT.parent.mkdir(exist_ok=True)
-    KEPT.write_text(json.dumps(vars(server)))
+    write_whole(KEPT, json.dumps(vars(server)))
     return server
 
 
