@@ -12,7 +12,7 @@ from helpers.errors import TraceError
 from helpers.experiment import Experiment
 from helpers.trace import LANES, OUTCOMES, Trace
 
-__all__ = ["backlog", "concurrency", "ideal_makespan", "queue_depth", "steps", "summary"]
+__all__ = ["backlog", "concurrency", "ideal_makespan", "queue_depth", "saturation", "steps", "summary"]
 
 Floats = npt.NDArray[np.float64]
 Steps = tuple[Floats, npt.NDArray[np.int64]]
@@ -81,6 +81,49 @@ def ideal_makespan(experiment: Experiment) -> float:
     return max(_fluid_bounds(experiment, timed_out=[]).values())
 
 
+def saturation(trace: Trace) -> dict[str, float]:
+    """What held the run back, each with its share of the makespan; together 1.
+
+    "worker limit": messages waited, and these workers were busy. "engine": messages waited though a worker
+    was idle, which is the time that handing one over takes ("batch size" in batches: they waited behind
+    others of their batch). "redelivery": the only messages that waited were hidden after a failed attempt.
+    "map concurrency": items had not started, and these children were under way; also workers where fewer
+    children than workers may be under way. "dispatch rate": items had not started though there was room.
+    "task time": nothing waited. Where messages wait and items have not started, the limit with more planned
+    work to get through counts. Raises TraceError for a trace in which no item returned.
+    """
+    items, experiment = trace.items, trace.experiment
+    end = items["returned"].max()
+    if not end > 0:
+        raise TraceError("no item returned: nothing tells what held the run back; let the run end")
+    starts = steps(items["arrival"], np.full(len(items), np.nan))
+    counted = [backlog(trace), _hidden(trace), concurrency(trace, "limited"), starts, concurrency(trace)]
+    moments = np.unique(np.concatenate([[0.0, end], *(time for time, _ in counted)]))
+    moments = moments[(moments >= 0) & (moments <= end)]
+    seconds = np.diff(moments)
+    waiting, hidden, busy, started, children = (_count_at(counts, moments[:-1]) for counts in counted)
+    worker_limit = min(experiment.worker_concurrency, experiment.map_limit)
+    limit = "worker limit" if experiment.worker_concurrency <= experiment.map_limit else "map concurrency"
+    idle = "batch size" if experiment.batch_size > 1 else "engine"
+    loads = _loads(experiment.plan(), experiment)
+    unstarted = started < len(items)
+    queued = (waiting > hidden) & ~(unstarted & (loads["all"] > loads["limited"]))
+    unstarted &= ~queued
+    shares = dict.fromkeys(
+        ("worker limit", "map concurrency", "dispatch rate", idle, "redelivery", "task time"), 0.0
+    )
+    for moment, at_once, most, full, empty in (
+        (queued, busy, worker_limit, limit, idle),
+        (unstarted, children, experiment.map_limit, "map concurrency", "dispatch rate"),
+    ):
+        used = float((np.minimum(at_once / most, 1.0) * seconds)[moment].sum() / end)
+        shares[full] += used
+        shares[empty] += float(seconds[moment].sum() / end) - used
+    shares["redelivery"] = float(seconds[~queued & ~unstarted & (hidden > 0)].sum() / end)
+    shares["task time"] = max(0.0, 1 - sum(shares.values()))
+    return shares
+
+
 def summary(trace: Trace) -> dict[str, Any]:
     """The run in JSON-able numbers. Times in seconds, None where nothing defines the value.
 
@@ -135,19 +178,27 @@ def _describe(items: pd.DataFrame, makespan: float, ideal: float) -> dict[str, A
 def _fluid_bounds(experiment: Experiment, timed_out: Iterable[int]) -> dict[str, float]:
     plan = experiment.plan()
     plan = plan[~plan["item"].isin(list(timed_out))]
-    attempts = np.minimum(plan["failures"] + 1, experiment.max_receive_count)
-    work = (plan["task_seconds"] * attempts).to_numpy()
-    limited = (plan["lane"] == "limited").to_numpy()
+    longest = {name: float(work.max(initial=0.0)) for name, work in _work(plan, experiment).items()}
+    return {name: max(load, longest[name]) for name, load in _loads(plan, experiment).items()}
+
+
+def _loads(plan: pd.DataFrame, experiment: Experiment) -> dict[str, float]:
+    """Seconds that each lane's planned work, and all of it, takes at the most that may be at once."""
     map_limit = experiment.map_limit
-
-    def bound(own: Floats, at_once: int) -> float:
-        return float(max(own.sum() / at_once, own.max(initial=0.0)))
-
-    return {
-        "direct": bound(work[~limited], map_limit),
-        "limited": bound(work[limited], min(map_limit, experiment.worker_concurrency)),
-        "all": bound(work, map_limit),
+    at_once = {
+        "direct": map_limit,
+        "limited": min(map_limit, experiment.worker_concurrency),
+        "all": map_limit,
     }
+    return {name: float(work.sum()) / at_once[name] for name, work in _work(plan, experiment).items()}
+
+
+def _work(plan: pd.DataFrame, experiment: Experiment) -> dict[str, Floats]:
+    """Planned seconds of service of each item, failing attempts included."""
+    attempts = np.minimum(plan["failures"] + 1, experiment.max_receive_count)
+    work: Floats = (plan["task_seconds"] * attempts).to_numpy()
+    limited = (plan["lane"] == "limited").to_numpy()
+    return {"direct": work[~limited], "limited": work[limited], "all": work}
 
 
 def _attempts(trace: Trace, lane: str) -> pd.DataFrame:
@@ -173,12 +224,28 @@ def _messages(trace: Trace) -> pd.DataFrame:
     return items[["enqueued"]].assign(gone=gone).reset_index()
 
 
+def _hidden(trace: Trace) -> Steps:
+    """Messages that no worker can get because an attempt failed: hidden until their redelivery."""
+    attempts = _attempts(trace, "limited").sort_values(["item", "start"], kind="stable")
+    again = attempts.groupby("item")["start"].shift(-1)
+    due = attempts["end"] + trace.experiment.redelivery_seconds
+    # Nobody shortens the visibility timeout of a lost attempt: it is hidden for all that time.
+    until = again.mask((attempts["outcome"] == "failed") & (due < again), due)
+    failed = again.notna() & attempts["outcome"].isin(["failed", "lost"])
+    return steps(attempts["end"][failed], until[failed])
+
+
 def _utilisation(trace: Trace) -> float | None:
     attempts = _attempts(trace, "limited")
     time, count = queue_depth(trace)
     with_work = float(np.diff(time)[count[:-1] > 0].sum())
     busy = float((attempts["end"] - attempts["start"]).sum())
     return _ratio(busy, trace.experiment.worker_concurrency * with_work)
+
+
+def _count_at(counted: Steps, moments: Floats) -> npt.NDArray[np.int64]:
+    time, count = counted
+    return np.concatenate([[0], count])[np.searchsorted(time, moments, "right")]
 
 
 def _peak(counted: Steps) -> int:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from synthetic import experiments, make_trace
 
@@ -171,7 +171,7 @@ def test_messages_leave_the_queue_as_sqs_lets_them():
     assert expected == points(metrics.queue_depth(trace))
     waiting = [(0.0, 4), (1.0, 2), (2.0, 3), (5.0, 2)]
     assert waiting == points(metrics.backlog(trace))
-    once = dataclasses.replace(trace, experiment=Experiment(5, max_receive_count=1))
+    once = dataclasses.dataclasses.replace(trace, experiment=Experiment(5, max_receive_count=1))
     expected = [(0.0, 4), (2.0, 2), (6.0, 1)]
     assert expected == points(metrics.queue_depth(once))
 
@@ -314,3 +314,83 @@ def test_items_that_timed_out_are_no_part_of_the_ideal_makespan():
     done = int((trace.items["outcome"] == "succeeded").sum())
     assert 0 < done < 50
     assert done * 1.0 / 2 == metrics.summary(trace)["ideal_makespan"]
+
+
+def held_back(**settings):
+    """What held a schedule without friction back most, and all shares."""
+    shares = metrics.saturation(make_trace(Experiment(200, direct_seconds=0.05, **settings)))
+    return max(shares, key=shares.__getitem__), shares
+
+
+@given(experiments)
+def test_saturation_shares_out_the_whole_makespan(experiment):
+    """Every moment of the run is held back by something: no share is negative, and together they are 1."""
+    trace = make_trace(experiment)
+    assume(trace.items["returned"].max() > 0)
+    shares = metrics.saturation(trace)
+    assert min(shares.values()) >= 0
+    assert sum(shares.values()) == pytest.approx(1)
+    # The schedule hands over at once, so that no worker idles while a message waits.
+    assert shares.get("engine", 0.0) == pytest.approx(0, abs=1e-9)
+    assert shares["dispatch rate"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"worker_concurrency": 2}, "worker limit"),
+        ({"worker_concurrency": 2, "map_concurrency": 20}, "worker limit"),
+        ({"worker_concurrency": 50, "map_concurrency": 4}, "map concurrency"),
+        ({"worker_concurrency": 2, "map_concurrency": 3, "siphon_share": 0.02}, "map concurrency"),
+        ({"worker_concurrency": 1000}, "task time"),
+        (
+            {"worker_concurrency": 1000, "failure_rate": 0.3, "redelivery_seconds": 60, "seed": 1},
+            "redelivery",
+        ),
+    ],
+)
+def test_saturation_names_what_binds(settings, expected):
+    """The tightest limit, and neither limit where nothing waits; retries that wait are no worker limit."""
+    name, shares = held_back(**settings)
+    assert name == expected, shares
+
+
+def slowed(trace, **shift):
+    """The trace with these columns of its items and the attempts moved by so many seconds."""
+    items = trace.items.assign(**{name: trace.items[name] + by for name, by in shift.items()})
+    moved = shift.get("service_start", 0.0)
+    attempts = trace.attempts.assign(start=trace.attempts["start"] + moved, end=trace.attempts["end"] + moved)
+    return dataclasses.replace(trace, items=items, attempts=attempts)
+
+
+def test_saturation_blames_the_engine_for_idle_workers():
+    """Messages that wait for 3 s while all workers idle are the engine's, or the batch's."""
+    late = {"service_start": 3.0, "service_end": 3.0, "returned": 3.0}
+    for batch_size, expected in ((1, "engine"), (10, "batch size")):
+        ideal = make_trace(Experiment(20, siphon_share=1, limited_seconds=1.0, batch_size=batch_size))
+        shares = metrics.saturation(slowed(ideal, **late))
+        assert shares[expected] == pytest.approx(3 / 4)
+        assert shares["task time"] == pytest.approx(1 / 4)
+
+
+def test_saturation_blames_dispatch_for_children_that_start_late():
+    """Children that start one a second though 10,000 may be under way: the dispatch rate holds them back."""
+    ideal = make_trace(Experiment(11, siphon_share=0, direct_seconds=0.5))
+    items, by = ideal.items, ideal.items["item"].astype(float)
+    times = ["arrival", "enqueued", "service_start", "service_end", "returned"]
+    late = dataclasses.replace(
+        ideal,
+        items=items.assign(**{name: items[name] + by for name in times}),
+        attempts=ideal.attempts.assign(
+            start=ideal.attempts["start"] + ideal.attempts["item"],
+            end=ideal.attempts["end"] + ideal.attempts["item"],
+        ),
+    )
+    assert metrics.saturation(late)["dispatch rate"] == pytest.approx(10 / 10.5, abs=1e-3)
+
+
+def test_saturation_of_nothing_is_refused():
+    """A trace in which no item returned tells nothing."""
+    ideal = make_trace(Experiment(3))
+    with pytest.raises(TraceError, match="no item returned"):
+        metrics.saturation(dataclasses.replace(ideal, items=ideal.items.iloc[:0]))
