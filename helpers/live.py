@@ -21,10 +21,11 @@ import pandas as pd
 from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
+from helpers.engines.base import Engine, Run
 from helpers.errors import StackError
-from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment
+from helpers.experiment import Experiment
 from helpers.fleet import Fleet
-from helpers.stack import INPUT_LIMIT_BYTES, Stack
+from helpers.stack import INPUT_LIMIT_BYTES, Stack, deploy, parameters
 from helpers.trace import Trace
 
 SAMPLE_SECONDS = 0.25
@@ -34,6 +35,12 @@ WARM_SECONDS = 0.3
 WARM_TRIES = 5
 WARM_DIRECT = 50
 """Environments of the direct lane's function that are warmed; the lane's tasks are short."""
+WARM_LASTS_SECONDS = 300
+"""How long warmed environments count as warm; how long AWS keeps idle ones is nowhere promised."""
+FUNCTIONS = {"direct": "ProcessFunction", "limited": "WorkerFunction"}
+"""The outputs that name each lane's function."""
+EMPTIES_SECONDS = 5
+"""How long the last message may take from its worker's answer until it is deleted."""
 BAR_AFTER_SECONDS = 2
 SEND_BATCH = 10
 """Messages that one SendMessageBatch takes at most (SQS quotas, 2026-11-24)."""
@@ -80,6 +87,66 @@ def run(
                 execution = step_functions.describe_execution(executionArn=arn)
                 _keep(_trace(stack, experiment, execution, samples, fleet, patience=0))
                 raise
+
+
+@contextlib.contextmanager
+def bench(engine: Engine) -> Iterator[Run]:
+    """What `Engine.bench` is on an engine with stacks: runs on `combined`, on one stack while that is as new.
+
+    A run that asks for cold starts has a stack of its own, and one that fails or is interrupted leaves none.
+    """
+    with contextlib.ExitStack() as deployed:
+        stack: Stack | None = None
+        last: Trace | None = None
+
+        def run_next(experiment: Experiment, progress: bool = True) -> Trace:
+            nonlocal stack, last
+            values = parameters(experiment)
+            try:
+                if stack and last and (experiment.cold_start or not _as_new(stack, last)):
+                    stack = None
+                    deployed.close()
+                if stack:
+                    stack = stack.update(values)
+                else:
+                    stack = deployed.enter_context(deploy(engine, "combined", values))
+                last = run(stack, experiment, progress=progress)
+            except BaseException:
+                stack = None
+                deployed.close()
+                raise
+            return last
+
+        yield run_next
+
+
+def _as_new(stack: Stack, last: Trace) -> bool:
+    """Whether a run now would be what it is on a new stack, after this last one.
+
+    It is not when that left messages or work behind, started environments beyond those that were warmed, or
+    had a fleet: its workers end in the middle of a long poll, which may yet take a message and lose it.
+    """
+    if last.experiment.consumer == "fleet" or set(last.items["outcome"]) != {"succeeded"}:
+        return False
+    attempts = last.attempts.join(last.items.set_index("item")["lane"], on="item")
+    used = attempts.groupby("lane")["worker"].nunique().to_dict()
+    if any(used.get(lane, 0) > stack.warmed.get(name, (0, 0.0))[0] for lane, name in FUNCTIONS.items()):
+        return False
+    give_up = time.monotonic() + EMPTIES_SECONDS
+    while _left(stack, "QueueUrl") or _left(stack, "DeadLetterQueueUrl"):
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(stack.engine.poll_seconds)
+    return True
+
+
+def _left(stack: Stack, queue: str) -> int:
+    """How many messages the queue (the output that names it) holds, in flight and delayed ones included."""
+    names = [f"ApproximateNumberOfMessages{what}" for what in ("", "NotVisible", "Delayed")]
+    depth = stack.engine.client("sqs").get_queue_attributes(
+        QueueUrl=stack.outputs[queue], AttributeNames=names
+    )
+    return sum(int(depth["Attributes"][name]) for name in names)
 
 
 def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
@@ -134,13 +201,10 @@ def _send(stack: Stack, items: list[dict[str, Any]]) -> None:
 
 def _drain(stack: Stack, items: int, progress: bool) -> None:
     """Wait until the queue has been empty for a while, showing how many items have left it."""
-    sqs, url = stack.engine.client("sqs"), stack.outputs["QueueUrl"]
-    names = [f"ApproximateNumberOfMessages{what}" for what in ("", "NotVisible", "Delayed")]
     empty_since = None
     with tqdm(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
         while empty_since is None or time.monotonic() - empty_since < EMPTY_SECONDS:
-            depth = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-            left = sum(int(depth[name]) for name in names)
+            left = _left(stack, "QueueUrl")
             bar.update(max(0, items - left) - bar.n)
             empty_since = None if left else empty_since or time.monotonic()
             time.sleep(stack.engine.poll_seconds)
@@ -179,12 +243,15 @@ def _input(stack: Stack, name: str, experiment: Experiment) -> dict[str, Any]:
 
 
 def _warm_all(stack: Stack, experiment: Experiment, progress: bool) -> None:
-    lanes = experiment.plan()["lane"].value_counts()
-    at_once = experiment.map_concurrency or DISTRIBUTED_MAP_LIMIT
-    if direct := int(lanes.get("direct", 0)):
-        warm(stack, "ProcessFunction", min(direct, at_once, WARM_DIRECT), progress)
-    if experiment.consumer == "lambda" and (limited := int(lanes.get("limited", 0))):
-        warm(stack, "WorkerFunction", min(limited, experiment.worker_concurrency), progress)
+    """Warm what the experiment needs, unless it was warmed a short while ago."""
+    workers = experiment.worker_concurrency if experiment.consumer == "lambda" else 0
+    at_once = {"direct": min(experiment.map_limit, WARM_DIRECT), "limited": workers}
+    items = experiment.plan()["lane"].value_counts().to_dict()
+    for lane, function in FUNCTIONS.items():
+        needed = min(items.get(lane, 0), at_once[lane])
+        warmed, when = stack.warmed.get(function, (0, 0.0))
+        if needed > (warmed if time.monotonic() - when < WARM_LASTS_SECONDS else 0):
+            warm(stack, function, needed, progress)
 
 
 def warm(stack: Stack, function: str, workers: int, progress: bool = True) -> int:
@@ -208,6 +275,7 @@ def warm(stack: Stack, function: str, workers: int, progress: bool = True) -> in
             warmed = set(_bar(calls, workers, f"warming {function}", progress))
             if len(warmed) == workers:
                 break
+    stack.warmed[function] = len(warmed), time.monotonic()
     return len(warmed)
 
 
@@ -456,8 +524,7 @@ def _attempts(
     while True:
         lines = [line for group in groups for line in _log_lines(stack, group, since)]
         parsed = _parse(lines + (fleet.lines if fleet else []))
-        # An end that was logged without its start is that of an earlier run's attempt.
-        attempts = {key: attempt for key, attempt in parsed.items() if attempt.get("start", 0) >= since}
+        attempts = {key: attempt for key, attempt in parsed.items() if attempt["start"] >= since}
         if complete(attempts) or time.monotonic() > give_up:
             return attempts
         time.sleep(stack.engine.poll_seconds)
@@ -469,12 +536,17 @@ def _key(attempt: dict[str, Any]) -> tuple[int, int, str]:
 
 def _parse(lines: Iterable[str]) -> Attempts:
     """Attempts by item, number and worker; one that started and never ended is `lost`."""
-    attempts: Attempts = {}
+    said: dict[str, Attempts] = {"attempt_started": {}, "attempt_ended": {}}
     for line in lines:
         if line.startswith('{"attempt_'):
-            (attempt,) = json.loads(line).values()
-            known = attempts.setdefault(_key(attempt), {"end": float("nan"), "outcome": "lost"})
-            known.update(attempt)
+            ((what, attempt),) = json.loads(line).items()
+            said[what][_key(attempt)] = attempt
+    attempts: Attempts = {}
+    for key, started in said["attempt_started"].items():
+        ended = said["attempt_ended"].get(key, {})
+        # An end before the start, or without one, is that of an earlier run's attempt.
+        counts = ended.get("end", 0.0) >= started["start"]
+        attempts[key] = {"end": float("nan"), "outcome": "lost"} | started | (ended if counts else {})
     return attempts
 
 

@@ -7,11 +7,13 @@ template itself, so that a deployment needs no bucket of its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 import uuid
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +32,9 @@ INPUT_LIMIT_BYTES = 262_144
 STACK_SECONDS = 900
 VISIBILITY_FACTOR = 6
 """Visibility timeout over function timeout as AWS advises it (Lambda guide, services-sqs-configure)."""
+
+FUNCTION_PARAMETERS = ("FunctionTimeout", "RedeliverySeconds")
+"""Those that configure functions: Lambda then starts new environments and gives up the old ones."""
 
 Value = str | int
 
@@ -158,6 +163,8 @@ class Stack:
     """A deployed workflow. As a context manager it is destroyed at the end.
 
     name: the CloudFormation stack's. outputs: the template's outputs. parameters: all of them.
+    warmed: of each function (the output that names it), how many of its environments were warmed, and when
+    (seconds of the monotonic clock).
     """
 
     engine: Engine
@@ -165,6 +172,7 @@ class Stack:
     name: str
     parameters: dict[str, Value]
     outputs: dict[str, str]
+    warmed: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def start(self, data: Any, machine: str = "StateMachineArn", name: str | None = None) -> str:
         """Start an execution with this JSON-able input and return its ARN.
@@ -181,6 +189,29 @@ class Stack:
             stateMachineArn=self.outputs[machine], input=text, name=name or f"run-{uuid.uuid4().hex[:12]}"
         )
         return str(started["executionArn"])
+
+    def update(self, values: Mapping[str, Value]) -> Stack:
+        """Give the stack other parameters in place, and return it as it is then.
+
+        values: the template's parameters that differ from its defaults, as for `deploy`. What they do not
+        change stays, queued messages included. Raises StackError for a value that `check` refuses, before
+        anything is changed, and for an update that fails, after destroying the stack.
+        """
+        full = check(self.workflow, values)
+        if full == self.parameters:
+            return self  # CloudFormation calls an update without changes an error
+        with _removed_on_failure(self.engine, self.workflow, self.name, "updated"):
+            self.engine.client("cloudformation").update_stack(
+                StackName=self.name,
+                UsePreviousTemplate=True,
+                Parameters=_listed(full),
+                Capabilities=["CAPABILITY_IAM"],
+            )
+            _wait(self.engine, "stack_update_complete", self.name)
+            time.sleep(self.engine.settle_seconds)
+            outputs = _outputs(self.engine, self.name)
+        restarted = any(full.get(name) != self.parameters.get(name) for name in FUNCTION_PARAMETERS)
+        return replace(self, parameters=full, outputs=outputs, warmed={} if restarted else dict(self.warmed))
 
     def destroy(self) -> None:
         """Stop what runs in it and delete it; see `destroy`."""
@@ -203,27 +234,16 @@ def deploy(engine: Engine, workflow: str, values: Mapping[str, Value] | None = N
     """
     full = check(workflow, values or {})
     name = f"lab-{workflow.replace('_', '-')}-{uuid.uuid4().hex[:8]}"
-    cloudformation = engine.client("cloudformation")
-    try:
-        cloudformation.create_stack(
+    with _removed_on_failure(engine, workflow, name, "deployed"):
+        engine.client("cloudformation").create_stack(
             StackName=name,
             TemplateBody=json.dumps(template(workflow), separators=(",", ":")),
-            Parameters=[{"ParameterKey": k, "ParameterValue": str(v)} for k, v in full.items()],
+            Parameters=_listed(full),
             Capabilities=["CAPABILITY_IAM"],
             Tags=[{"Key": k, "Value": v} for k, v in TAGS.items()],
         )
         _wait(engine, "stack_create_complete", name)
-        described = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
-    except BaseException as error:
-        reason = _why_failed(engine, name) or str(error)
-        destroy(engine, name)
-        if isinstance(error, ClientError | BotoCoreError):
-            raise StackError(
-                f"{workflow}: could not be deployed ({reason}); what was made of it has been removed"
-            ) from error
-        raise
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
-    return Stack(engine, workflow, name, full, outputs)
+        return Stack(engine, workflow, name, full, _outputs(engine, name))
 
 
 def destroy(engine: Engine, name: str) -> None:
@@ -233,6 +253,7 @@ def destroy(engine: Engine, name: str) -> None:
     """
     cloudformation = engine.client("cloudformation")
     try:
+        _wait_out_update(engine, name)
         resources = [
             resource
             for page in cloudformation.get_paginator("list_stack_resources").paginate(StackName=name)
@@ -267,6 +288,42 @@ def deployed(engine: Engine) -> list[str]:
         if {"Key": "project", "Value": TAGS["project"]} in stack.get("Tags", [])
         and stack["StackStatus"] != "DELETE_COMPLETE"
     )
+
+
+def _listed(values: Mapping[str, Value]) -> list[dict[str, str]]:
+    """The parameters as CloudFormation takes them."""
+    return [{"ParameterKey": name, "ParameterValue": str(value)} for name, value in values.items()]
+
+
+def _outputs(engine: Engine, name: str) -> dict[str, str]:
+    (described,) = engine.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+    return {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+
+
+@contextlib.contextmanager
+def _removed_on_failure(engine: Engine, workflow: str, name: str, done: str) -> Iterator[None]:
+    """Destroy the stack when the block fails or is interrupted; a failure on the engine is a StackError."""
+    try:
+        yield
+    except BaseException as error:
+        reason = _why_failed(engine, name) or str(error)
+        destroy(engine, name)
+        if isinstance(error, ClientError | BotoCoreError):
+            raise StackError(
+                f"{workflow}: could not be {done} ({reason}); what was made of it has been removed"
+            ) from error
+        raise
+
+
+def _wait_out_update(engine: Engine, name: str) -> None:
+    """Wait until no update is under way: CloudFormation refuses to delete a stack in the middle of one."""
+    give_up = time.monotonic() + STACK_SECONDS
+    while time.monotonic() < give_up:
+        (described,) = engine.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+        status = described["StackStatus"]
+        if not (status.startswith("UPDATE_") and status.endswith("_IN_PROGRESS")):
+            return
+        time.sleep(engine.poll_seconds)
 
 
 def _wait(engine: Engine, waiter: str, name: str) -> None:

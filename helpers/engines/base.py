@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from botocore.config import Config
 
@@ -15,6 +17,13 @@ from helpers.trace import Trace
 CLIENT_CONFIG = Config(
     retries={"mode": "standard", "max_attempts": 10}, max_pool_connections=1000, read_timeout=900
 )
+
+
+class Run(Protocol):
+    """What runs an Experiment: `Engine.run`, and what `Engine.bench` yields."""
+
+    def __call__(self, experiment: Experiment, progress: bool = True) -> Trace:
+        """Run it and return its trace."""
 
 
 class Engine:
@@ -28,6 +37,12 @@ class Engine:
 
     log_seconds: ClassVar[float]
     """How long a function's logs may take until they can be read (seconds)."""
+
+    settle_seconds: ClassVar[float] = 5.0
+    """How long an updated state machine may still start executions of its old definition (seconds).
+
+    "A few seconds", says the Step Functions developer guide, concepts-read-consistency, 2026-11-24.
+    """
     endpoint_url: str
     """Where the engine answers."""
 
@@ -57,10 +72,20 @@ class Engine:
         Raises LabError when the workflow cannot be deployed or does not end; what was deployed is
         destroyed in any case.
         """
-        from helpers import live, stack
+        with self.bench() as run:
+            return run(experiment, progress)
 
-        with stack.deploy(self, "combined", stack.parameters(experiment)) as deployed:
-            return live.run(deployed, experiment, progress=progress)
+    @contextlib.contextmanager
+    def bench(self) -> Iterator[Run]:
+        """A context manager that yields a function like `run`, for one run after another.
+
+        Where a trace means the same as on a new stack, a run takes over the stack of the last, with its
+        parameters updated and its environments warm. At the end all is destroyed.
+        """
+        from helpers import live
+
+        with live.bench(self) as run:
+            yield run
 
     def close(self) -> None:
         """End what this engine started, if anything."""

@@ -210,6 +210,7 @@ class Embedded(Engine):
     clock_seconds = 0.002  # one clock, but each service rounds to its own milliseconds
     poll_seconds = 0.1
     log_seconds = 5.0
+    settle_seconds = 0.0
 
     def __init__(self) -> None:
         super().__init__()
