@@ -116,7 +116,7 @@ def run(
     wanted = json.dumps(sweep.to_dict(), indent=1)
     traces = folder / "traces"
     traces.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with _locked(folder), engine.bench() as run_next:
         if plan.exists():
             if not resume:
                 raise SweepError(f"{folder}: holds a sweep already; resume it, or choose another folder")
@@ -130,10 +130,10 @@ def run(
         missing = [(name, experiment) for name, experiment in sweep.runs() if not _is_done(traces, name)]
         if missing:
             with contextlib.suppress(LabError, BotoCoreError):  # its setting's own run will say what is wrong
-                engine.run(missing[0][1], progress=False).save(folder / "warm-up.parquet")
+                run_next(missing[0][1], progress=False).save(folder / "warm-up.parquet")
         for name, experiment in tqdm(missing, desc="runs", unit="run", disable=not progress):
             try:
-                engine.run(experiment, progress=False).save(traces / f"{name}.parquet")
+                run_next(experiment, progress=False).save(traces / f"{name}.parquet")
             except LabError as error:
                 told = {"experiment": experiment.to_dict(), "error": f"{type(error).__name__}: {error}"}
                 write_whole(traces / f"{name}.json", json.dumps(told, indent=1))

@@ -1,5 +1,6 @@
 """A sweep: every run once, whatever happens in between, and read back as it was."""
 
+import contextlib
 import json
 import os
 import signal
@@ -39,6 +40,10 @@ class Schedule:
         if experiment.worker_concurrency in self.failing:
             raise StackError("no")
         return make_trace(experiment)
+
+    @contextlib.contextmanager
+    def bench(self):
+        yield self.run
 
 
 def test_a_grid_is_every_combination_once():
