@@ -5,6 +5,7 @@
 
 import ast
 import atexit
+import base64
 import contextlib
 import dataclasses
 import html
@@ -37,7 +38,7 @@ from helpers.files import write_whole
 # papermill, nbformat and nbconvert take a second to import, and every kernel imports this module for
 # `reading`: so the functions that need them import them.
 
-__all__ = ["Result", "discover", "execute", "parameters_of", "reading", "resolve", "run"]
+__all__ = ["Result", "discover", "execute", "parameters_of", "reading", "report", "resolve", "run"]
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -206,6 +207,28 @@ def run(paths: Sequence[Path], out_dir: Path, parameters: Mapping[str, Any], pro
             report["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         _report(out_dir, report, results)
     return results
+
+
+def report(path: Path, out_dir: Path, parameters: Mapping[str, Any], progress: bool) -> Result:
+    """Execute the notebook without its cells tagged `lesson`: what it says of its parameters' data.
+
+    Writes report.ipynb, report.html (without the code) and figure-1.png and on into `out_dir`. Raises
+    NotebookError as `run` does; a notebook that fails is a Result with ok=False.
+    """
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "lesson" not in cell.metadata.get("tags", [])]
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lab-") as folder:
+        nbformat.write(notebook, Path(folder, "report.ipynb"))
+        result = execute(Path(folder, "report.ipynb"), out_dir, parameters, progress)
+    page, _ = HTMLExporter(exclude_input=True).from_filename(str(result.path))
+    write_whole(out_dir / "report.html", page)
+    for number, png in enumerate(_figures(result.path), 1):
+        (out_dir / f"figure-{number}.png").write_bytes(base64.b64decode(png))
+    return result
 
 
 # --- Before: what is refused ---------------------------------------------------------------------------
@@ -437,8 +460,7 @@ def _sentence(failure: Any) -> str:
 def _result(saved: Path, seconds: float, index: int | None, error: str | None) -> Result:
     """Read the executed notebook back; `index` is the place of the failed cell in it, counted from 0."""
     cells = _cells(saved)
-    outputs = [output.data for cell in _code(cells) for output in cell.outputs if "data" in output]
-    readings = [data[READING] for data in outputs if READING in data]
+    readings = [data[READING] for data in _outputs(saved) if READING in data]
     return Result(
         name=saved.stem,
         path=saved,
@@ -447,7 +469,7 @@ def _result(saved: Path, seconds: float, index: int | None, error: str | None) -
         cell=None if index is None else len(_code(cells[: index + 1])),
         error=error,
         readings={one["name"]: {"value": one["value"], "unit": one["unit"]} for one in readings},
-        figures=sum("image/png" in data for data in outputs),
+        figures=len(_figures(saved)),
     )
 
 
@@ -457,6 +479,16 @@ def _cells(saved: Path) -> list[Any]:
     from papermill.execute import remove_error_markers
 
     return list(remove_error_markers(nbformat.read(saved, as_version=4)).cells)
+
+
+def _outputs(saved: Path) -> list[Any]:
+    """What the cells of an executed notebook displayed, each by media type."""
+    return [out.data for cell in _code(_cells(saved)) for out in cell.outputs if "data" in out]
+
+
+def _figures(saved: Path) -> list[str]:
+    """The PNG images of an executed notebook, in base64."""
+    return [data["image/png"].replace("\n", "") for data in _outputs(saved) if "image/png" in data]
 
 
 def _report(out_dir: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
@@ -494,9 +526,10 @@ def _index(report: Mapping[str, Any], results: Sequence[Result]) -> str:
             f'<td class="number">{result.seconds:.1f}</td>'
             f"<td><pre>{html.escape(where + (result.error or ''))}</pre></td></tr>"
         )
-        outputs = [out.data for cell in _code(_cells(result.path)) for out in cell.outputs if "data" in out]
-        figures = [data["image/png"].replace("\n", "") for data in outputs if "image/png" in data]
-        readings = [f"<li>{html.escape(data['text/plain'])}</li>" for data in outputs if READING in data]
+        figures = _figures(result.path)
+        readings = [
+            f"<li>{html.escape(data['text/plain'])}</li>" for data in _outputs(result.path) if READING in data
+        ]
         if figures or readings:
             sections.append(f"<h2>{name}</h2>" + (f"<ul>{''.join(readings)}</ul>" if readings else ""))
             sections += [

@@ -1,4 +1,4 @@
-"""Figures of a Trace: one idea each, limits dashed and black in all of them, readable without colour."""
+"""Figures of traces and of sweeps: one idea each, limits dashed and black, readable without colour."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -11,12 +11,24 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-from helpers import metrics
+from helpers import metrics, tune
 from helpers.errors import TraceError
 from helpers.trace import LANES, Trace
 
-__all__ = ["STYLE", "backlog", "gantt", "latency", "sequence", "timeline", "workers"]
+__all__ = [
+    "STYLE",
+    "backlog",
+    "frontier",
+    "gantt",
+    "latency",
+    "scaling",
+    "sequence",
+    "states",
+    "timeline",
+    "workers",
+]
 
 STYLE = Path(__file__).with_name("lab.mplstyle")
 """The style of these figures, for `plt.style.use` where others should match."""
@@ -170,6 +182,96 @@ def gantt(trace: Trace, ax: Axes | None = None, items: int = 40) -> Axes:
     return ax
 
 
+UNITS = {"makespan": "makespan (s)", "p95_sojourn": "p95 of sojourn time (s)", "usd": "cost of a run (US$)"}
+
+
+@_styled
+def scaling(
+    curves: pd.DataFrame | Sequence[tuple[str, pd.DataFrame]], field: str, ax: Axes | None = None
+) -> Axes:
+    """Makespan against one field of the settings, both logarithmic: medians with their 95 % intervals.
+
+    curves: one of `tune.curve`, or (label, curve) pairs to compare. Thin: the ideal makespan of the same
+    settings. Where the curve has a knee (see `tune.knee`), it is ringed.
+    """
+    ax = _axes(ax)
+    pairs = [("", curves)] if isinstance(curves, pd.DataFrame) else list(curves)
+    for (label, along), look in zip(pairs, _looks(pairs), strict=True):
+        x, y = along[field].to_numpy(np.float64), along["makespan"].to_numpy(np.float64)
+        spread = np.abs(along[["makespan_low", "makespan_high"]].to_numpy(np.float64).T - y)
+        name = f"{label}, " if label else ""
+        ax.errorbar(x, y, spread, label=f"{name}measured", marker="o", markersize=5, capsize=4, **look)
+        ax.plot(x, along["ideal_makespan"], label=f"{name}ideal", **look | {"linewidth": 0.9})
+        if (at := tune.knee(x.tolist(), y.tolist())) is not None:
+            ax.plot(x[at], y[at], "o", markersize=14, fillstyle="none", color=look["color"])
+            ax.annotate(f"knee {x[at]:g}", (x[at], y[at]), (10, 10), textcoords="offset points", fontsize=10)
+    ax.set(xscale="log", yscale="log", xlabel=f"{field} (count)", ylabel=UNITS["makespan"])
+    ax.xaxis.set_major_locator(FixedLocator(sorted({value for _, along in pairs for value in along[field]})))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_minor_locator(NullLocator())
+    _legend(ax, columns=2)
+    return ax
+
+
+@_styled
+def frontier(summary: pd.DataFrame, number: str, ax: Axes | None = None, chosen: int | None = None) -> Axes:
+    """Every setting by its makespan and one more number, "usd" or "p95_sojourn", with 95 % intervals.
+
+    summary: of `tune.medians`. Those on the Pareto frontier are joined and carry the number of their
+    setting; the chosen one is ringed.
+    """
+    ax = _axes(ax)
+    known = summary.dropna(subset=["makespan", number])
+    on = known[f"frontier_{number}"]
+    for name, rows, look in (
+        ("other settings", known[~on], {"color": WAITING, "fmt": "s"}),
+        ("Pareto frontier", known[on].sort_values("makespan"), {"color": COMPARED[1]["color"], "fmt": "o-"}),
+    ):
+        spread = [
+            np.abs(rows[[f"{of}_low", f"{of}_high"]].to_numpy(np.float64).T - rows[of].to_numpy(np.float64))
+            for of in (number, "makespan")
+        ]
+        ax.errorbar(rows["makespan"], rows[number], *spread, label=name, markersize=6, elinewidth=0.8, **look)
+    for (x, y), alike in known[on].groupby(["makespan", number]):
+        names = ", ".join(map(str, alike["setting"]))
+        ax.annotate(names, (x, y), (5, 5), textcoords="offset points", fontsize=10)
+    if chosen is not None:
+        row = known[known["setting"] == chosen].iloc[0]
+        ring = {"markersize": 15, "fillstyle": "none", "color": COMPARED[0]["color"], "markeredgewidth": 2}
+        ax.plot(row["makespan"], row[number], "o", label="recommended", linestyle="none", **ring)
+    ax.set(xlabel=UNITS["makespan"], ylabel=UNITS[number])
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    _legend(ax)
+    return ax
+
+
+@_styled
+def states(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """One bar a state: the median of its attempts' waiting, light, then that of their service, dark.
+
+    table: as `Observation.by_state` gives it. A line goes on to the p95 of both together. Of many states, the
+    dozen that took the longest.
+    """
+    ax = _axes(ax)
+    shown = table.fillna(0.0).nlargest(12, "p95_total")[::-1]
+    median = shown["p50_waiting"] + shown["p50_service"]
+    names = [
+        f"{state} ({attempts:,})" for state, attempts in zip(shown["state"], shown["attempts"], strict=True)
+    ]
+    ax.hlines(names, median, shown["p95_total"], color="#777777", linewidth=1.2)
+    ax.plot(shown["p95_total"], names, "|", color="#777777", label="p95 of both")
+    ax.barh(names, shown["p50_waiting"], color=WAITING, alpha=0.5, linewidth=0, label="waiting")
+    service = {"color": LOOK["direct"]["color"], "linewidth": 0, "label": "service"}
+    ax.barh(names, shown["p50_service"], left=shown["p50_waiting"], **service)
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel="median time of an attempt (s)", xlim=(0, None), ylabel="state (attempts)")
+    _legend(ax)
+    return ax
+
+
 def _bars(ax: Axes, place: "pd.Series[int]", rows: pd.DataFrame, start: str, end: str, **look: Any) -> None:
     ax.barh(place[rows["item"]], rows[end] - rows[start], left=rows[start], **look)
 
@@ -182,7 +284,7 @@ def _pairs(traces: Trace | Sequence[tuple[str, Trace]]) -> list[tuple[str, Trace
     return [("", traces)] if isinstance(traces, Trace) else list(traces)
 
 
-def _looks(pairs: list[tuple[str, Trace]]) -> list[dict[str, Any]]:
+def _looks(pairs: Sequence[Any]) -> list[dict[str, Any]]:
     return [COMPARED[at % len(COMPARED)] for at in range(len(pairs))]
 
 

@@ -11,34 +11,26 @@ import contextlib
 import fcntl
 import itertools
 import json
-import operator
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
-from helpers import checks, metrics
+from helpers import checks, cost, metrics
 from helpers.engines.base import Engine
 from helpers.errors import LabError, SweepError
 from helpers.experiment import Experiment
 from helpers.files import write_whole
 from helpers.trace import Trace
 
-__all__ = ["Sweep", "check", "grid", "interval", "medians", "pareto", "run", "table"]
+__all__ = ["Sweep", "grid", "read", "run", "table"]
 
-RESAMPLES = 2_000
-CONFIDENCE = 0.95
-MEASURES = ("makespan", "throughput", "efficiency", "p50_sojourn", "p95_sojourn", "p99_sojourn")
-"""The numbers of a run that `medians` puts side by side; times in seconds, throughput in items per second."""
-BASE_FIELDS = [field.name for field in fields(Experiment) if field.name != "seed"]
-SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
-COMPARISON = re.compile(r"(\w+)\s*(<=|>=|==|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)")
+OVERHEAD_SECONDS = 2.0
+"""Assumed for a run beyond its ideal makespan, where the time left is shown."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +121,13 @@ def run(
             write_whole(plan, wanted)
         missing = [(name, experiment) for name, experiment in sweep.runs() if not _is_done(traces, name)]
         if missing:
-            with contextlib.suppress(LabError, BotoCoreError):  # its setting's own run will say what is wrong
+            with contextlib.suppress(LabError, BotoCoreError, ClientError):
+                # If it fails, its setting's own run will say what is wrong.
                 run_next(missing[0][1], progress=False).save(folder / "warm-up.parquet")
-        for name, experiment in tqdm(missing, desc="runs", unit="run", disable=not progress):
+        for name, experiment in _shown(missing, progress):
             try:
                 run_next(experiment, progress=False).save(traces / f"{name}.parquet")
-            except LabError as error:
+            except (LabError, ClientError) as error:
                 told = {"experiment": experiment.to_dict(), "error": f"{type(error).__name__}: {error}"}
                 write_whole(traces / f"{name}.json", json.dumps(told, indent=1))
             except BotoCoreError as error:  # says nothing about the setting
@@ -147,9 +140,10 @@ def table(folder: str | Path) -> pd.DataFrame:
     """The results of a sweep so far, one row a run that ended, in the order of the sweep.
 
     Columns: `run` (its name), `setting` (its number), `repetition`, the fields of Experiment, the numbers of
-    `metrics.summary` (without its lanes), `law` (that the trace broke) and `error` (why there is no trace),
-    both missing where all is well. Raises SweepError for a folder without a sweep, and TraceError for a
-    damaged trace.
+    `metrics.summary` (without its lanes), `usd` (what the run would cost on AWS, see `cost.of`), `binds` and
+    `binding_share` (what held it back most, and for which share of the makespan, see `metrics.saturation`),
+    `law` (that the trace broke) and `error` (why there is no trace), both missing where all is well. Raises
+    SweepError for a folder without a sweep, and TraceError for a damaged trace.
     """
     folder = Path(folder)
     if not (folder / "plan.json").exists():
@@ -162,92 +156,40 @@ def table(folder: str | Path) -> pd.DataFrame:
             told = json.loads(path.read_text())
             rows.append(about | told["experiment"] | {"law": None, "error": told["error"]})
         else:
-            trace = Trace.load(path)
-            numbers = {k: v for k, v in metrics.summary(trace).items() if k != "lanes"}
-            rows.append(about | trace.experiment.to_dict() | numbers | {"law": _broken(trace), "error": None})
-    return pd.DataFrame(rows)
+            rows.append(about | read(Trace.load(path)))
+    # Int64 holds whole numbers beside none at all.
+    return pd.DataFrame(rows).astype({"heartbeat_seconds": "Int64"} if rows else {})
 
 
-def medians(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a setting, from the rows of `table`: what varies between settings, then its results.
-
-    Of each number in MEASURES: its median over the repetitions and, in `<name>_low` and `<name>_high`, its
-    95 % confidence interval (see `interval`). `peak_map` and `peak_workers` are the highest of any
-    repetition. `frontier`: whether no other setting is as good in both makespan and p95 of sojourn.
-    `failed`: how many repetitions have no trace or break a law. Numbers of a setting without any trace are
-    missing.
-    """
-    varied = [name for name in BASE_FIELDS if name in rows and rows[name].map(repr).nunique() > 1]
-    found = []
-    for setting, runs in rows.groupby("setting"):
-        good = runs[runs["error"].isna()]
-        row: dict[str, Any] = {"setting": setting} | {name: runs[name].iloc[0] for name in varied}
-        for name in MEASURES:
-            three = interval(good[name].tolist()) if len(good) else (np.nan,) * 3
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), three, strict=True))
-        for name in ("peak_map", "peak_workers"):
-            row[name] = good[name].max() if len(good) else np.nan
-        row["runs"], row["failed"] = len(runs), int((runs["error"].notna() | runs["law"].notna()).sum())
-        found.append(row)
-    summary = pd.DataFrame(found)
-    return summary.assign(frontier=pareto(summary, "makespan", "p95_sojourn"))
+def read(trace: Trace) -> dict[str, Any]:
+    """The row of a run in `table`, without the columns that say where in the sweep it was."""
+    numbers = {name: value for name, value in metrics.summary(trace).items() if name != "lanes"}
+    shares = metrics.saturation(trace)
+    binds = max(shares, key=shares.__getitem__)
+    return {
+        **trace.experiment.to_dict(),
+        **numbers,
+        "usd": cost.total(cost.of(trace)),
+        "binds": binds,
+        "binding_share": shares[binds],
+        "law": _broken(trace),
+        "error": None,
+    }
 
 
-def check(rows: pd.DataFrame, limits: str = "") -> list[str]:
-    """What is wrong with the runs, a sentence each: no trace, a broken law, a broken limit. Empty if nothing.
-
-    rows: of `table`. limits: comparisons joined by "and", such as "p95_sojourn<30 and peak_workers<=100"; a
-    name is a column of `table`. Raises SweepError for what is no comparison, and for an unknown name.
-    """
-    bounds = []
-    for part in limits.split(" and ") if limits else []:
-        if not (match := COMPARISON.fullmatch(part.strip())):
-            raise SweepError(f"{part.strip()!r}: no comparison; write for example p95_sojourn<30")
-        name, sign, bound = match.groups()
-        if name not in rows or not pd.api.types.is_numeric_dtype(rows[name]):
-            numbers = rows.select_dtypes("number").columns
-            raise SweepError(f"{name!r}: no number of a run; choose from {', '.join(numbers)}")
-        bounds.append((name, sign, float(bound)))
-    told = []
-    for row in rows.to_dict("records"):
-        wrong = [row[name] for name in ("error", "law") if pd.notna(row[name])]
-        if wrong:
-            told.append(f"{row['run']}: {wrong[0]}")
-            continue
-        told += [
-            f"{row['run']}: {name}={row[name]:g}, but must be {sign}{bound:g}"
-            for name, sign, bound in bounds
-            if not SIGNS[sign](row[name], bound)
-        ]
-    return told
-
-
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
-    """Median of the values, and the ends of its 95 % confidence interval by the percentile bootstrap.
-
-    Of a single value all three are that value: it tells nothing about its spread. Source: Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. Raises SweepError for no values.
-    """
-    data = np.asarray(values, np.float64)
-    if data.size == 0:
-        raise SweepError("values=[]: a median needs at least one; leave out settings that never succeeded")
-    drawn = np.random.default_rng(seed).choice(data, (RESAMPLES, data.size))
-    low, high = np.quantile(np.median(drawn, axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(np.median(data)), float(low), float(high)
-
-
-def pareto(rows: pd.DataFrame, *columns: str) -> pd.Series[bool]:
-    """Which rows are on the Pareto frontier: no other is at least as low in every column and lower in one.
-
-    A row with a missing value is never on it.
-    """
-    costs = rows[list(columns)].to_numpy(np.float64)
-    known = ~np.isnan(costs).any(axis=1)
-    on = known.copy()
-    others = costs[known]
-    for number in np.flatnonzero(known):
-        on[number] = not ((others <= costs[number]).all(axis=1) & (others < costs[number]).any(axis=1)).any()
-    return pd.Series(on, index=rows.index)
+def _shown(runs: list[tuple[str, Experiment]], progress: bool) -> Iterator[tuple[str, Experiment]]:
+    """The runs, and on a bar how much time is left: long ones count for more than short ones."""
+    seconds = [metrics.ideal_makespan(experiment) + OVERHEAD_SECONDS for _, experiment in runs]
+    with tqdm(
+        total=sum(seconds),
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left",
+        smoothing=0,
+        disable=not progress,
+    ) as bar:
+        for number, (run, taken) in enumerate(zip(runs, seconds, strict=True), 1):
+            bar.set_description_str(f"run {number} of {len(runs)}")
+            yield run
+            bar.update(taken)
 
 
 def _broken(trace: Trace) -> str | None:

@@ -10,18 +10,15 @@ import textwrap
 import time
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from hypothesis import given
-from hypothesis import strategies as st
 from synthetic import make_trace
 
 from helpers import stack, sweep
 from helpers.errors import InvalidExperiment, StackError, SweepError
 from helpers.experiment import Experiment
-from helpers.sweep import Sweep, grid, interval, pareto, table
+from helpers.sweep import Sweep, grid, table
 
 BASE = Experiment(12, siphon_share=0.5, worker_concurrency=2, consumer="fleet", limited_seconds=0.05)
 SETTINGS = grid(BASE, {"worker_concurrency": [2, 4], "map_concurrency": [4, 8, 12]})
@@ -213,88 +210,3 @@ def test_a_killed_sweep_loses_and_repeats_nothing(engine, tmp_path):
     assert before == {name: after[name] for name in before}
     assert rows["law"].isna().all()
     assert json.loads((tmp_path / "plan.json").read_text())["repetitions"] == 2
-
-
-def test_medians_put_what_varies_beside_what_came_of_it(tmp_path):
-    """A row a setting: its own fields and no other's, the median of its runs, the highest of its peaks."""
-    sweep.run(Schedule(failing={4}), Sweep(SETTINGS, 3), tmp_path, progress=False)
-    rows = table(tmp_path)
-    summary = sweep.medians(rows)
-    assert list(summary.columns[:3]) == ["setting", "map_concurrency", "worker_concurrency"]
-    assert "batch_size" not in summary
-    for setting, runs in rows.groupby("setting"):
-        row = summary.set_index("setting").loc[setting]
-        assert row["runs"] == 3
-        if runs["error"].isna().all():
-            assert row["makespan"] == runs["makespan"].median()
-            assert row["makespan_low"] <= row["makespan"] <= row["makespan_high"]
-            assert row["peak_map"] == runs["peak_map"].max()
-            assert row["failed"] == 0
-        else:
-            assert np.isnan(row["makespan"])
-            assert row["failed"] == 3
-            assert not row["frontier"]
-    assert summary["frontier"].any()
-
-
-def test_limits_are_held_run_by_run(tmp_path):
-    """Each run beyond a limit is named with its number and the limit; a failed run is always named."""
-    sweep.run(Schedule(failing={4}), Sweep(SETTINGS, 1), tmp_path, progress=False)
-    rows = table(tmp_path)
-    failed = [f"s{number:03d}-r00: StackError: no" for number in (3, 4, 5)]
-    assert sweep.check(rows) == failed
-    assert sweep.check(rows, "peak_workers<=2 and items == 12") == failed
-    beyond = sweep.check(rows, "peak_map<=4")
-    assert [told for told in beyond if told not in failed] == [
-        f"{row.run}: peak_map={row.peak_map:g}, but must be <=4"
-        for row in rows.itertuples()
-        if pd.isna(row.error) and row.peak_map > 4
-    ]
-    assert len(beyond) > len(failed)
-
-
-@pytest.mark.parametrize(
-    ("limits", "told"), [("makespan", "'makespan'"), ("colour<3", "'colour'"), ("consumer==1", "'consumer'")]
-)
-def test_limits_that_say_nothing_are_refused(tmp_path, limits, told):
-    """No comparison, or a name that is no number of a run."""
-    sweep.run(Schedule(), Sweep(SETTINGS[:1], 1), tmp_path, progress=False)
-    with pytest.raises(SweepError, match=told):
-        sweep.check(table(tmp_path), limits)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
-def test_the_interval_lies_within_the_values_and_around_their_median(values):
-    """low <= median <= high, none beyond the data; of one value all are that value."""
-    median, low, high = interval(values)
-    assert median == np.median(values)
-    assert min(values) <= low <= median <= high <= max(values)
-
-
-def test_more_repetitions_narrow_the_interval():
-    """Of the same kind of values, 200 tell more than 5."""
-    values = np.random.default_rng(1).normal(10, 1, 200)
-    few, many = interval(values[:5].tolist()), interval(values.tolist())
-    assert many[2] - many[1] < few[2] - few[1]
-    assert many[1] <= 10 <= many[2]
-
-
-def test_no_values_have_no_median():
-    """An empty list is refused by name."""
-    with pytest.raises(SweepError, match="values="):
-        interval([])
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=25))
-def test_the_frontier_is_what_nobody_beats(points):
-    """Against the definition, pair by pair; at least one point is on it."""
-    rows = pd.DataFrame(points, columns=["a", "b"])
-    expected = [not any((x <= a and y <= b) and (x < a or y < b) for x, y in points) for a, b in points]
-    assert pareto(rows, "a", "b").tolist() == expected
-    assert any(expected)
-
-
-def test_what_is_missing_is_not_on_the_frontier():
-    """A setting that failed has no numbers, and neither beats nor is best."""
-    rows = pd.DataFrame({"a": [1.0, np.nan, 2.0], "b": [2.0, 0.0, 1.0]})
-    assert pareto(rows, "a", "b").tolist() == [True, False, True]
