@@ -29,8 +29,11 @@ def steps(starts: npt.ArrayLike, ends: npt.ArrayLike) -> Steps:
     known = ~np.isnan(start)
     start, end = start[known], np.maximum(start, end)[known]
     start, end = np.sort(start), np.sort(end[~np.isnan(end)])
-    time = np.unique(np.concatenate([start, end]))
-    return time, np.searchsorted(start, time, "right") - np.searchsorted(end, time, "right")
+    both = np.concatenate([start, end])
+    order = np.argsort(both, kind="stable")  # which merges two sorted halves in one pass
+    time, count = both[order], np.cumsum(np.where(order < len(start), 1, -1))
+    last = np.append(time[1:] != time[:-1], True)[: len(time)]
+    return time[last], count[last]
 
 
 def concurrency(trace: Trace, lane: str | None = None) -> Steps:

@@ -171,7 +171,7 @@ def test_messages_leave_the_queue_as_sqs_lets_them():
     assert expected == points(metrics.queue_depth(trace))
     waiting = [(0.0, 4), (1.0, 2), (2.0, 3), (5.0, 2)]
     assert waiting == points(metrics.backlog(trace))
-    once = dataclasses.dataclasses.replace(trace, experiment=Experiment(5, max_receive_count=1))
+    once = dataclasses.replace(trace, experiment=Experiment(5, max_receive_count=1))
     expected = [(0.0, 4), (2.0, 2), (6.0, 1)]
     assert expected == points(metrics.queue_depth(once))
 
