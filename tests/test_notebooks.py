@@ -541,3 +541,25 @@ def test_progress_is_shown_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixtur
     out, err = capfd.readouterr()
     assert "" == out
     assert "one: 100%" in err
+
+
+def test_report_leaves_the_lesson_out(tmp_path: Path) -> None:
+    """Cells tagged `lesson` are not executed; a page without code and each figure as a file come out."""
+    figure = "import matplotlib.pyplot as plt; plt.plot([1]); plt.show()"
+    lesson = 'raise ValueError("only in the lesson")'
+    path = write(tmp_path, 'print("so many:", items)', figure, lesson, tags=("lesson",))
+    assert not execute(path, tmp_path / "whole", {}, progress=False).ok
+    result = notebooks.report(path, tmp_path / "out", {"items": 7}, progress=False)
+    assert (None, True, 1) == (result.error, result.ok, result.figures)
+    assert {"report.ipynb", "report.html", "figure-1.png"} == {p.name for p in (tmp_path / "out").iterdir()}
+    assert (tmp_path / "out" / "figure-1.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "so many: 7" in page
+    assert "print(" not in page
+
+
+def test_report_that_fails_is_kept_and_says_where(tmp_path: Path) -> None:
+    """As for any notebook: the cell and its error, and a page to read them in."""
+    result = notebooks.report(write(tmp_path, "1 / 0"), tmp_path / "out", {}, progress=False)
+    assert (False, 2, "ZeroDivisionError: division by zero") == (result.ok, result.cell, result.error)
+    assert "ZeroDivisionError" in (tmp_path / "out" / "report.html").read_text()

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 from synthetic import make_trace
 
-from helpers import metrics, plots
+from helpers import metrics, plots, tune
 from helpers.errors import TraceError
 from helpers.experiment import Experiment, exponential, lognormal
 from helpers.trace import Trace
@@ -421,3 +421,66 @@ def test_sequence_can_be_read():
     boxes = [text.get_window_extent() for text in ax.texts]
     assert not any(one.overlaps(other) for at, one in enumerate(boxes) for other in boxes[:at])
     assert all(ax.figure.bbox.x0 <= box.x0 and box.x1 <= ax.figure.bbox.x1 for box in boxes)
+
+
+def summary_of(**numbers) -> pd.DataFrame:
+    """As `tune.medians` makes it, one setting for each number; intervals of 10 % around each."""
+    rows = pd.DataFrame(numbers)
+    measured = [name for name in ("makespan", "p95_sojourn", "usd", "ideal_makespan") if name in rows]
+    spread = {f"{name}_low": 0.9 * rows[name] for name in measured}
+    spread |= {f"{name}_high": 1.1 * rows[name] for name in measured}
+    rows = rows.assign(setting=range(len(rows)), **spread)
+    frontier = {
+        f"frontier_{n}": tune.pareto(rows, "makespan", n) for n in ("usd", "p95_sojourn") if n in rows
+    }
+    return rows.assign(**frontier)
+
+
+def test_scaling_shows_medians_intervals_ideal_and_knee():
+    """Each as in the curve, both axes logarithmic, each value of the field a tick; the knee is named."""
+    along = summary_of(
+        worker_concurrency=[2, 4, 8, 16], makespan=[8.2, 4.1, 2.2, 2.1], ideal_makespan=[8.0, 4.0, 2.0, 2.0]
+    )
+    ax = plots.scaling(along, "worker_concurrency")
+    ((drawn, _, (bars_drawn,)),) = ax.containers
+    assert drawn.get_xdata().tolist() == [2, 4, 8, 16]
+    assert drawn.get_ydata().tolist() == [8.2, 4.1, 2.2, 2.1]
+    ends = [sorted(segment[:, 1]) for segment in bars_drawn.get_segments()]
+    np.testing.assert_allclose(ends, along[["makespan_low", "makespan_high"]])
+    assert line(ax, "ideal").get_ydata().tolist() == [8.0, 4.0, 2.0, 2.0]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert ax.get_xticks().tolist() == [2, 4, 8, 16]
+    assert ax.get_xlabel() == "worker_concurrency (count)"
+    assert ax.get_ylabel() == "makespan (s)"
+    assert [text.get_text() for text in ax.texts] == ["knee 8"]
+
+
+def test_scaling_without_a_knee_names_none():
+    """Perfect scaling is a straight line; two curves are told apart by label and by line."""
+    along = summary_of(map_concurrency=[2, 4, 8], makespan=[8.0, 4.0, 2.0], ideal_makespan=[8.0, 4.0, 2.0])
+    ax = plots.scaling([("a", along), ("b", along)], "map_concurrency")
+    assert list(ax.texts) == []
+    assert len({dashes(drawn) for drawn, _, _ in ax.containers}) == 2
+    assert line(ax, "a, ideal") is not None
+
+
+def test_the_frontier_joins_what_nobody_beats():
+    """Its points in order of makespan, by number; the others apart; the chosen one ringed."""
+    summary = summary_of(makespan=[4.0, 1.0, 2.0, 3.0], usd=[1.0, 5.0, 3.0, 4.0], p95_sojourn=[1.0] * 4)
+    ax = plots.frontier(summary, "usd", chosen=2)
+    others, front = (container[0] for container in ax.containers)
+    assert others.get_xdata().tolist() == [3.0]
+    assert front.get_xdata().tolist() == [1.0, 2.0, 4.0]
+    assert front.get_ydata().tolist() == [5.0, 3.0, 1.0]
+    assert sorted(text.get_text() for text in ax.texts) == ["0", "1", "2"]
+    ring = line(ax, "recommended")
+    assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([2.0], [3.0])
+    assert ax.get_xlabel() == "makespan (s)"
+    assert ax.get_ylabel() == "cost of a run (US$)"
+
+
+def test_a_setting_without_numbers_is_in_no_figure():
+    """What failed has no place; points that coincide share a label."""
+    summary = summary_of(makespan=[1.0, NAN, 1.0], usd=[1.0, NAN, 1.0])
+    ax = plots.frontier(summary, "usd")
+    assert [text.get_text() for text in ax.texts] == ["0, 2"]
