@@ -133,11 +133,11 @@ def _as_new(stack: Stack, last: Trace) -> bool:
     if any(used.get(lane, 0) > stack.warmed.get(name, (0, 0.0))[0] for lane, name in FUNCTIONS.items()):
         return False
     give_up = time.monotonic() + EMPTIES_SECONDS
-    while _left(stack, "QueueUrl") or _left(stack, "DeadLetterQueueUrl"):
+    while _left(stack, "QueueUrl"):
         if time.monotonic() > give_up:
             return False
         time.sleep(stack.engine.poll_seconds)
-    return True
+    return not _left(stack, "DeadLetterQueueUrl")
 
 
 def _left(stack: Stack, queue: str) -> int:

@@ -1,12 +1,15 @@
 """An Experiment on the live engine: what it asks for is what happens, and all of it is measured."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -224,6 +227,155 @@ def test_large_inputs_go_through_s3(engine):
     trace = engine.run(experiment, progress=False)
     assert trace.items["outcome"].value_counts().to_dict() == {"succeeded": 4000}
     assert len(trace.attempts) == 4000
+
+
+def the_stack(engine) -> dict[str, str]:
+    """The outputs of the only stack on the engine, and its name."""
+    (name,) = stack.deployed(engine)
+    return {"name": name} | stack._outputs(engine, name)
+
+
+SMALL = Experiment(4, siphon_share=1, worker_concurrency=2, limited_seconds=0.05)
+
+
+def test_runs_on_a_bench_obey_their_own_settings(engine):
+    """Each run reaches its limits and passes none, on one stack that is updated, with environments kept."""
+    base = Experiment(20, siphon_share=1, worker_concurrency=2, limited_seconds=0.08)
+    names, workers = set(), []
+    with engine.bench() as run:
+        for limit, at_once, batch, visibility in ((2, 4, 1, 180), (6, 20, 2, 240), (3, 8, 1, 190)):
+            experiment = replace(
+                base,
+                worker_concurrency=limit,
+                map_concurrency=at_once,
+                batch_size=batch,
+                visibility_timeout_seconds=visibility,
+            )
+            trace = run(experiment, progress=False)
+            checks.verify(trace)
+            summary = metrics.summary(trace)
+            assert (limit, at_once) == (summary["peak_workers"], summary["peak_map"])
+            outputs = the_stack(engine)
+            names.add(outputs["name"])
+            attributes = engine.client("sqs").get_queue_attributes(
+                QueueUrl=outputs["QueueUrl"], AttributeNames=["VisibilityTimeout"]
+            )["Attributes"]
+            assert attributes == {"VisibilityTimeout": str(visibility)}
+            (mapping,) = engine.client("lambda").list_event_source_mappings(
+                FunctionName=outputs["WorkerFunction"]
+            )["EventSourceMappings"]
+            assert mapping["BatchSize"] == batch
+            workers.append(set(trace.attempts["worker"]))
+    assert len(names) == 1
+    assert workers[0] < workers[1] > workers[2]
+    assert stack.deployed(engine) == []
+
+
+def test_what_a_run_leaves_behind_is_not_in_the_next(engine):
+    """Work that goes on after a run, and a cold start, take a new stack; each trace is of its own run."""
+    late = replace(SMALL, limited_seconds=2.5, task_timeout_seconds=2)
+    cold = replace(SMALL, cold_start=True)
+    names = []
+    with engine.bench() as run:
+        for experiment, outcome in (
+            (SMALL, "succeeded"),
+            (late, "timed_out"),
+            (SMALL, "succeeded"),
+            (cold, "succeeded"),
+        ):
+            trace = run(experiment, progress=False)
+            names.append(the_stack(engine)["name"])
+            assert set(trace.items["outcome"]) == {outcome}
+            if outcome == "succeeded":
+                checks.verify(trace)
+                assert len(trace.attempts) == SMALL.items
+    assert names[0] == names[1]
+    assert len(set(names[1:])) == 3
+    assert stack.deployed(engine) == []
+
+
+def test_a_stack_is_as_new_when_nothing_is_left_on_it(engine, monkeypatch):
+    """A run may follow another on its stack, but not failures, a fleet, messages or other warm workers."""
+    monkeypatch.setattr(live, "EMPTIES_SECONDS", 0.5)
+    sqs = engine.client("sqs")
+    with stack.deploy(engine, "combined", stack.parameters(SMALL)) as deployed:
+        trace = live.run(deployed, SMALL, progress=False)
+        live._drain(deployed, SMALL.items, progress=False)
+        assert live._as_new(deployed, trace)
+        failed = trace.items.assign(outcome=["succeeded"] * 3 + ["failed"])
+        assert not live._as_new(deployed, replace(trace, items=failed))
+        fleet = replace(SMALL, consumer="fleet")
+        assert not live._as_new(deployed, replace(trace, experiment=fleet))
+        assert not live._as_new(replace(deployed, warmed={}), trace)
+        for queue, delay in (("DeadLetterQueueUrl", 0), ("QueueUrl", 600)):
+            url = deployed.outputs[queue]
+            sqs.send_message(QueueUrl=url, MessageBody="left", DelaySeconds=delay)
+            assert not live._as_new(deployed, trace)
+            sqs.purge_queue(QueueUrl=url)
+            assert live._as_new(deployed, trace)
+
+
+def test_a_bench_is_usable_after_a_failure_and_leaves_nothing(engine, monkeypatch):
+    """A run that fails or is interrupted takes its stack with it; the next has another; the end has none."""
+
+    def use_and_break():
+        with engine.bench() as run:
+            run(SMALL, progress=False)
+            for failure in (KeyboardInterrupt, StackError):
+                with monkeypatch.context() as patch:
+                    patch.setattr(live, "run", Mock(side_effect=failure))
+                    with pytest.raises(failure):
+                        run(SMALL, progress=False)
+                assert stack.deployed(engine) == []
+            checks.verify(run(SMALL, progress=False))
+            assert len(stack.deployed(engine)) == 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        use_and_break()
+    assert stack.deployed(engine) == []
+
+
+def test_what_is_warm_is_not_warmed_again(engine, monkeypatch):
+    """Functions are warmed when more environments are needed, when they were restarted, or after a while."""
+    calls = []
+    warm = live.warm
+
+    def counted(deployed, function, workers, progress):
+        calls.append((function, workers))
+        return warm(deployed, function, workers, progress)
+
+    def warmed(deployed, experiment):
+        calls.clear()
+        live._warm_all(deployed, experiment, False)
+        return calls
+
+    monkeypatch.setattr(live, "warm", counted)
+    mixed = replace(SMALL, items=6, map_concurrency=2, siphon_share=0.5)
+    both = [("ProcessFunction", 2), ("WorkerFunction", 2)]
+    with stack.deploy(engine, "combined") as deployed:
+        assert warmed(deployed, mixed) == both
+        assert warmed(deployed, mixed) == []
+        assert warmed(deployed, replace(SMALL, worker_concurrency=3)) == [("WorkerFunction", 3)]
+        assert warmed(deployed, SMALL) == []
+        updated = deployed.update({"MaximumConcurrency": 3})
+        assert warmed(updated, mixed) == []
+        updated = updated.update({"FunctionTimeout": 20})
+        assert warmed(updated, mixed) == both
+        monkeypatch.setattr(live, "WARM_LASTS_SECONDS", 0)
+        assert warmed(updated, SMALL) == both[1:]
+
+
+def test_an_end_of_an_earlier_run_is_not_this_ones():
+    """An attempt that was lost stays lost, though an earlier run's attempt of the same name ended."""
+    about = {"item": 5, "attempt": 1, "worker": "w"}
+    old = json.dumps({"attempt_ended": about | {"end": 10.0, "outcome": "succeeded"}})
+    new = json.dumps({"attempt_started": about | {"start": 11.0, "enqueued": 10.5}})
+    for lines in ([old, new], [new, old]):
+        (attempt,) = live._parse(lines).values()
+        assert attempt["outcome"] == "lost"
+        assert math.isnan(attempt["end"])
+    assert live._parse([old]) == {}
 
 
 def test_warming_gives_that_many_workers(engine):

@@ -154,6 +154,114 @@ def test_an_interrupted_deployment_is_removed(engine, monkeypatch):
     assert resources(engine) == before
 
 
+def test_an_update_changes_what_it_says_and_nothing_else(engine):
+    """The new parameters are in force; the stack, its queue and the message in it are the old ones."""
+    with stack.deploy(engine, "combined", {"Consumer": "fleet"}) as old:
+        sqs, url = engine.client("sqs"), old.outputs["QueueUrl"]
+        sqs.send_message(QueueUrl=url, MessageBody="x")
+        new = old.update(
+            {"Consumer": "fleet", "VisibilityTimeout": 240, "MaxReceiveCount": 7, "MaxConcurrency": 8}
+        )
+        assert (old.name, old.outputs) == (new.name, new.outputs)
+        assert new.parameters == old.parameters | {
+            "VisibilityTimeout": 240,
+            "MaxReceiveCount": 7,
+            "MaxConcurrency": 8,
+        }
+        names = ["VisibilityTimeout", "RedrivePolicy", "ApproximateNumberOfMessages"]
+        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        assert attributes["VisibilityTimeout"] == "240"
+        assert int(json.loads(attributes["RedrivePolicy"])["maxReceiveCount"]) == 7
+        assert attributes["ApproximateNumberOfMessages"] == "1"
+        definition = engine.client("stepfunctions").describe_state_machine(
+            stateMachineArn=new.outputs["StateMachineArn"]
+        )["definition"]
+        assert "StringToJson('8')" in definition
+
+
+def test_an_update_switches_the_consumer(engine):
+    """With another consumer the event source mapping goes, and comes back."""
+
+    def mappings():
+        found = engine.client("lambda").list_event_source_mappings(
+            FunctionName=deployed.outputs["WorkerFunction"]
+        )
+        return [m["ScalingConfig"]["MaximumConcurrency"] for m in found["EventSourceMappings"]]
+
+    with stack.deploy(engine, "combined", {"MaximumConcurrency": 4}) as deployed:
+        assert mappings() == [4]
+        deployed = deployed.update({"Consumer": "fleet"})
+        assert mappings() == []
+        deployed.update({"MaximumConcurrency": 5})
+        assert mappings() == [5]
+
+
+def test_an_update_that_changes_nothing_or_is_refused_calls_nobody():
+    """Equal parameters are in force already; a value out of bounds never reaches the engine."""
+    deployed = stack.Stack(Untouched(), "combined", "none", stack.check("combined", {}), {})
+    assert deployed.update({"MaxConcurrency": 1000}) is deployed
+    with pytest.raises(StackError, match="MaximumConcurrency=1"):
+        deployed.update({"MaximumConcurrency": 1})
+
+
+def test_an_update_that_fails_says_why_and_leaves_no_stack(engine, monkeypatch):
+    """When CloudFormation rolls an update back, the error gives its reason and the stack is gone."""
+    before = resources(engine)
+    unbounded = stack.template("combined")
+    del unbounded["Parameters"]["VisibilityTimeout"]["MaxValue"]
+    monkeypatch.setattr(stack, "template", lambda workflow: unbounded)
+    deployed = stack.deploy(engine, "combined")
+    with pytest.raises(
+        StackError, match=r"could not be updated \(Queue: .*VisibilityTimeout.*has been removed"
+    ):
+        deployed.update({"VisibilityTimeout": 999_999})
+    assert resources(engine) == before
+
+
+def test_an_interrupted_update_leaves_no_stack(engine, monkeypatch):
+    """Ctrl-C while a stack is updated takes it down."""
+    before = resources(engine)
+    wait = stack._wait
+
+    def interrupted(engine, waiter, name):
+        if "update" in waiter:
+            raise KeyboardInterrupt
+        wait(engine, waiter, name)
+
+    monkeypatch.setattr(stack, "_wait", interrupted)
+    deployed = stack.deploy(engine, "combined")
+    with pytest.raises(KeyboardInterrupt):
+        deployed.update({"MaxConcurrency": 8})
+    assert resources(engine) == before
+
+
+def test_no_stack_is_deleted_in_the_middle_of_an_update(engine, monkeypatch):
+    """CloudFormation would refuse it: a destroy waits for the update's end."""
+    said = []
+    statuses = iter(["UPDATE_IN_PROGRESS", "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", "UPDATE_COMPLETE"])
+
+    class Updating:
+        """CloudFormation while it updates a stack without resources."""
+
+        def describe_stacks(self, **_):
+            said.append(next(statuses))
+            return {"Stacks": [{"StackStatus": said[-1]}]}
+
+        def get_paginator(self, _):
+            return self
+
+        def paginate(self, **_):
+            return []
+
+        def delete_stack(self, **_):
+            said.append("deleted")
+
+    monkeypatch.setattr(engine, "client", lambda service: Updating())
+    monkeypatch.setattr(stack, "_wait", lambda *_: None)
+    stack.destroy(engine, "updating")
+    assert said[-2:] == ["UPDATE_COMPLETE", "deleted"]
+
+
 def test_an_input_over_256_kib_is_refused(engine):
     """Step Functions takes 262,144 bytes of UTF-8; one more is refused before the call."""
     empty = len(json.dumps({"x": ""}, separators=(",", ":")))
