@@ -1,6 +1,6 @@
 """Concurrency Lab: one experiment, many engines, one trace."""
 
-from helpers import checks, cost, live, metrics, plots, stack
+from helpers import checks, cost, live, metrics, observe, plots, stack
 from helpers.engines import connect
 from helpers.errors import LabError
 from helpers.experiment import Experiment, empirical, exponential, lognormal
@@ -19,6 +19,7 @@ __all__ = [
     "live",
     "lognormal",
     "metrics",
+    "observe",
     "plots",
     "reading",
     "stack",

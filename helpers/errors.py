@@ -31,3 +31,7 @@ class SweepError(LabError):
 
 class NotebookError(LabError):
     """A notebook is unknown, is given a parameter that it does not have, or failed."""
+
+
+class ObserveError(LabError):
+    """What is to be observed is no Standard execution, does not exist, or may not be read."""

@@ -1,0 +1,1 @@
+"""The parts of `helpers.observe`: calls within quotas, histories of executions, their items, a diagnosis."""
