@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,10 +18,12 @@ import typer
 import yaml
 
 from helpers import notebooks, stack
+from helpers import observe as observing
 from helpers import sweep as sweeps
 from helpers.engines import ENGINES, Engine, connect, embedded
 from helpers.errors import EngineError, LabError
 from helpers.experiment import Experiment
+from helpers.observing import reader
 
 ROOT = Path(__file__).parents[1]
 
@@ -157,6 +160,37 @@ def sweep(
         typer.echo(sentence, err=True)
     if broken:
         raise typer.Exit(1)
+
+
+@app.command()
+def observe(
+    arn: Annotated[str, typer.Argument(help="An execution's ARN, whoever started it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    engine: EngineName = "embedded",
+    sample: Annotated[int | None, typer.Option(help="Read at most so many children, evenly spread.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to put the results; default runs/observe-<time>.")
+    ] = None,
+) -> None:
+    """Say where an execution's time went and what failed, also while it runs; only reads.
+
+    Writes the trace, three figures and observation.json.
+
+    Example: ./lab observe arn:aws:states:us-east-1:000000000000:execution:MACHINE:NAME
+    """
+    reader.check(arn)
+    with _running(engine) as connected:
+        seen = observing.execution(connected, arn, sample)
+    folder = seen.save(out or ROOT / "runs" / f"observe-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    if as_json:
+        typer.echo(json.dumps(seen.to_dict()))
+        return
+    typer.echo("\n".join(seen.diagnosis))
+    for table in (seen.by_state().dropna(axis="columns", how="all"), seen.failures):
+        if len(table):
+            typer.echo("\n" + table.to_string(index=False, na_rep="", float_format="{:.4g}".format))
+    typer.echo("".join(f"\nnote: {note}" for note in seen.notes))
+    typer.echo(f"see {folder}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

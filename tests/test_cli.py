@@ -1,5 +1,6 @@
 """The command line: what it refuses, in one sentence, and how it ends."""
 
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,9 @@ def lab(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         (["deploy", "combined", "-p", "MaximumConcurrency=1"], "MaximumConcurrency=1"),
         (["deploy", "combined", "-p", "MaximumConcurrency=1001"], "MaximumConcurrency=1001"),
         (["deploy", "combined", "-p", "Nonsense=1"], "'Nonsense'"),
+        (["observe", "monday"], "'monday': is no ARN"),
+        (["observe", "arn:aws:sqs:us-east-1:000000000000:jobs"], "'sqs'"),
+        (["observe", "arn:aws:states:us-east-1:000000000000:stateMachine:orders"], "list-executions"),
         (["sweep"], "--set"),
         (["sweep", "--set", "worker_concurrency=2"], "items"),
         (["sweep", "--set", "items=5", "--set", "colour=1"], "'colour'"),
@@ -51,7 +55,7 @@ def test_bad_input_is_refused_in_one_sentence(arguments, told, tmp_path):
 
 def test_every_command_has_help_with_an_example():
     """--help of each command shows how it is called."""
-    for command in ("run", "test", "open", "sweep", "deploy", "destroy", "doctor"):
+    for command in ("run", "test", "open", "sweep", "observe", "deploy", "destroy", "doctor"):
         assert f"./lab {command}" in lab(command, "--help").stdout
     for command in ("start", "stop", "status"):
         assert f"./lab engine {command}" in lab("engine", command, "--help").stdout
@@ -102,6 +106,29 @@ def test_a_sweep_is_run_read_and_held_to_limits(engine, tmp_path):
     assert again.returncode == 1
     assert again.stderr.count("makespan=") == 4
     assert lab(*arguments, **where).returncode == 2
+
+
+def test_an_execution_is_observed(engine, tmp_path):
+    """`lab observe` prints what it comes to; with --json one object and nothing else; both keep files."""
+    client, where = engine.client("stepfunctions"), {"AWS_ENDPOINT_URL": engine.endpoint_url}
+    definition = json.dumps({"StartAt": "Done", "States": {"Done": {"Type": "Succeed"}}})
+    role = "arn:aws:iam::000000000000:role/any"
+    machine = client.create_state_machine(name="seen", definition=definition, roleArn=role)["stateMachineArn"]
+    arn = client.start_execution(stateMachineArn=machine)["executionArn"]
+    text = lab("observe", arn, "--out", str(tmp_path / "text"), **where)
+    assert text.returncode == 0, text.stderr
+    assert text.stdout.startswith("The execution ")
+    ran = lab("observe", arn, "--json", "--out", str(tmp_path / "json"), **where)
+    told = json.loads(ran.stdout)
+    assert told["arn"] == arn
+    for folder in ("text", "json"):
+        kept = json.loads((tmp_path / folder / "observation.json").read_text())
+        assert kept["arn"] == arn
+        assert (tmp_path / folder / "states.png").is_file()
+    refused = lab("observe", f"{arn}-not", **where)
+    assert refused.returncode == 2
+    assert "does not exist" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_the_engine_is_kept_deployed_to_and_stopped(monkeypatch):
