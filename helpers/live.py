@@ -427,7 +427,7 @@ def _trace(
     patience: float | None = None,
 ) -> Trace:
     back = results(stack, execution)
-    answered = {_key(result["answer"]): result["answer"] for result in back if "answer" in result}
+    answered = {attempt_key(result["answer"]): result["answer"] for result in back if "answer" in result}
 
     def complete(attempts: Attempts) -> bool:
         return all(key in attempts and attempts[key]["outcome"] != "lost" for key in answered)
@@ -523,24 +523,25 @@ def _attempts(
     give_up = time.monotonic() + (stack.engine.log_seconds if patience is None else patience)
     while True:
         lines = [line for group in groups for line in _log_lines(stack, group, since)]
-        parsed = _parse(lines + (fleet.lines if fleet else []))
+        parsed = parse_log(lines + (fleet.lines if fleet else []))
         attempts = {key: attempt for key, attempt in parsed.items() if attempt["start"] >= since}
         if complete(attempts) or time.monotonic() > give_up:
             return attempts
         time.sleep(stack.engine.poll_seconds)
 
 
-def _key(attempt: dict[str, Any]) -> tuple[int, int, str]:
+def attempt_key(attempt: dict[str, Any]) -> tuple[int, int, str]:
+    """What names an attempt: item, number and worker."""
     return attempt["item"], attempt["attempt"], attempt["worker"]
 
 
-def _parse(lines: Iterable[str]) -> Attempts:
+def parse_log(lines: Iterable[str]) -> Attempts:
     """Attempts by item, number and worker; one that started and never ended is `lost`."""
     said: dict[str, Attempts] = {"attempt_started": {}, "attempt_ended": {}}
     for line in lines:
         if line.startswith('{"attempt_'):
             ((what, attempt),) = json.loads(line).items()
-            said[what][_key(attempt)] = attempt
+            said[what][attempt_key(attempt)] = attempt
     attempts: Attempts = {}
     for key, started in said["attempt_started"].items():
         ended = said["attempt_ended"].get(key, {})

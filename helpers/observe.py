@@ -214,12 +214,17 @@ def _children(
     reader: Reader, runs: list[dict[str, Any]], states: States, sample: int | None, progress: bool
 ) -> tuple[list[Case], list[Attempt]]:
     """All children by their start; those that are read, with their histories."""
+    total, executions = (sum(run[f"{k}Counts"]["total"] for run in runs) for k in ("item", "execution"))
+    shown: dict[str, Any] = {"delay": live.BAR_AFTER_SECONDS, "leave": False, "disable": not progress}
+    listed = (
+        child
+        for arguments in [{"mapRunArn": run["mapRunArn"], "maxResults": PAGE} for run in runs]
+        for child in reader.pages("stepfunctions", "list_executions", "executions", **arguments)
+    )
     cases = []
-    for run in runs:
-        arguments = {"mapRunArn": run["mapRunArn"], "maxResults": PAGE}
-        for child in reader.pages("stepfunctions", "list_executions", "executions", **arguments):
-            times = _epoch(child, "startDate"), _epoch(child, "stopDate")
-            cases.append(Case(child["name"], child["status"], *times, child["executionArn"]))
+    for child in tqdm(listed, "children", executions, **shown):
+        times = _epoch(child, "startDate"), _epoch(child, "stopDate")
+        cases.append(Case(child["name"], child["status"], *times, child["executionArn"]))
     cases.sort(key=lambda case: (case.arrival, case.name))
     most = min(sample or (SAMPLE if reader.paced else len(cases)), len(cases))
     chosen = [cases[place] for place in np.linspace(0, len(cases) - 1, most).round().astype(int)]
@@ -236,24 +241,14 @@ def _children(
         return told.whole
 
     with ThreadPoolExecutor(READERS) as pool:
-        done = pool.map(read, kept)
-        late = live.BAR_AFTER_SECONDS
-        whole = list(tqdm(done, "histories", len(kept), delay=late, leave=False, disable=not progress))
-    total, executions = (sum(run[f"{k}Counts"]["total"] for run in runs) for k in ("item", "execution"))
+        whole = list(tqdm(pool.map(read, kept), "histories", len(kept), **shown))
+    read_of = (
+        f"Of {len(cases):,} children {most:,}, evenly spread, were read; their number and times are of all."
+    )
     for true, note in (
-        (
-            most < len(cases),
-            f"Of {len(cases):,} children {most:,}, evenly spread, were read; only how many "
-            "there are and when each ran is of all.",
-        ),
-        (
-            len(kept) < most,
-            f"{most - len(kept):,} children are Express executions: their history is in logs.",
-        ),
-        (
-            not all(whole),
-            "Of a child's history this engine keeps the tasks alone, and not when they started.",
-        ),
+        (most < len(cases), read_of),
+        (len(kept) < most, f"{most - len(kept):,} children are Express: their history is in their logs."),
+        (not all(whole), "Of a child this engine's history has the tasks alone, and not when they started."),
         (len(runs) > 1, f"{len(runs)} Map Runs are taken together, and their limits are added."),
         (total > executions, f"{total:,} items are in batches: what is called an item here is a child."),
     ):
@@ -361,7 +356,9 @@ def _logged(
     since = _epoch(described, "startDate") - reader.engine.clock_seconds
     until = _epoch(described, "stopDate", time.time())
     window = {"startTime": int(since * 1000), "endTime": int((until + FUNCTION_SECONDS) * 1000)}
-    answers = [a for case in cases if (a := items.told_by(case, [])).get("item") == case.number]
+    # A fleet logs where it runs: only the functions' answers are to be looked for.
+    own = [case for case in cases if functions or not any(attempt.queued for attempt in case.attempts)]
+    answers = [a for case in own if (a := items.told_by(case, [])).get("item") == case.number]
     while True:
         lines = []
         for group in dict.fromkeys(groups):
@@ -370,15 +367,15 @@ def _logged(
                 lines += [event["message"].rstrip("\n") for event in events]
             except ObserveError as error:
                 reader.notes.append(f"Left out: {error}.")
-        seen = live._parse(lines)
-        missing = [a for a in answers if seen.get(live._key(a), {}).get("outcome") in (None, "lost")]
+        seen = live.parse_log(lines)
+        missing = [a for a in answers if seen.get(live.attempt_key(a), {}).get("outcome") in (None, "lost")]
         # What has just been logged may be on its way.
         if not missing or time.time() > until + reader.engine.log_seconds:
             break
         time.sleep(reader.engine.poll_seconds)
     for answer in missing:  # the answer tells as much as the log
         times = {"start": answer["service_start"], "end": answer["service_end"]}
-        seen[live._key(answer)] = {**answer, **times, "outcome": "succeeded"}
+        seen[live.attempt_key(answer)] = {**answer, **times, "outcome": "succeeded"}
     by_item: dict[int, list[dict[str, Any]]] = {}
     for attempt in sorted(seen.values(), key=lambda attempt: attempt.get("start", 0)):
         if since <= attempt.get("start", 0) <= until:

@@ -372,10 +372,10 @@ def test_an_end_of_an_earlier_run_is_not_this_ones():
     old = json.dumps({"attempt_ended": about | {"end": 10.0, "outcome": "succeeded"}})
     new = json.dumps({"attempt_started": about | {"start": 11.0, "enqueued": 10.5}})
     for lines in ([old, new], [new, old]):
-        (attempt,) = live._parse(lines).values()
+        (attempt,) = live.parse_log(lines).values()
         assert attempt["outcome"] == "lost"
         assert math.isnan(attempt["end"])
-    assert live._parse([old]) == {}
+    assert live.parse_log([old]) == {}
 
 
 def test_warming_gives_that_many_workers(engine):
