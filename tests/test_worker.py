@@ -363,11 +363,20 @@ def test_the_direct_task_fails_by_name(process, capsys):
     assert outcomes == ["failed"] * 4 + ["succeeded"]
 
 
-@pytest.mark.parametrize(("workflow", "name"), [("sqs_limited", "worker"), ("distributed_map", "process")])
-def test_a_warming_call_only_names_the_worker(load, wire, capsys, workflow, name):
-    """It answers with its environment's name, does no task, and logs no attempt."""
+@pytest.mark.parametrize(
+    ("workflow", "name", "calls"),
+    [
+        ("sqs_limited", "worker", [("SendTaskHeartbeat", {"taskToken": "warm"})]),
+        ("distributed_map", "process", []),
+    ],
+)
+def test_a_warming_call_only_names_the_worker(load, wire, capsys, workflow, name, calls):
+    """It answers with its environment's name, does no task, and logs no attempt.
+
+    A worker also opens the connection on which it will answer; that its call is refused does not matter."""
+    wire.answers["SendTaskHeartbeat"] = {"Error": {"Code": "InvalidToken", "Message": ""}}
     assert load(workflow, name).handler({"warm_seconds": 0}, CONTEXT) == {"worker": "stream-1"}
-    assert wire.sent == []
+    assert wire.sent == calls
     assert attempts(capsys.readouterr().out) == [[], []]
 
 
