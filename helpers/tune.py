@@ -73,9 +73,9 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
     Of each number in MEASURES: its median over the repetitions and, in `<name>_low` and `<name>_high`, its
     95 % confidence interval (see `interval`). `peak_map` and `peak_workers` are the highest of any
     repetition, `binds` is what held most of them back (see `metrics.saturation`). `frontier_usd` and
-    `frontier_p95_sojourn`: whether no other setting is as good in both makespan and that. `runs` and
-    `failed`: how many repetitions there are, and how many of them have no trace or break a law. Numbers of a
-    setting without any trace are missing.
+    `frontier_p95_sojourn`: whether no other setting is as good in both makespan and that, to three digits:
+    the rest is noise. `runs` and `failed`: how many repetitions there are, and how many of them have no trace
+    or break a law. Numbers of a setting without any trace are missing.
     """
     varies = varied(rows)
     found = []
@@ -91,9 +91,10 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
         row["runs"], row["failed"] = len(runs), len(runs) - len(_sound(runs))
         found.append(row)
     summary = pd.DataFrame(found)
+    told = summary[list(OBJECTIVES)].map(lambda value: float(f"{value:.3g}"))
     return summary.assign(
-        frontier_usd=pareto(summary, "makespan", "usd"),
-        frontier_p95_sojourn=pareto(summary, "makespan", "p95_sojourn"),
+        frontier_usd=pareto(told, "makespan", "usd"),
+        frontier_p95_sojourn=pareto(told, "makespan", "p95_sojourn"),
     )
 
 
