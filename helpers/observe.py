@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -439,21 +440,16 @@ def _trace(
 
 def _table(cases: list[Case], outside: list[Attempt], began: float) -> pd.DataFrame:
     """The table `Observation.states`."""
+    times = ["scheduled", "started", "served", "ended"]
+    columns = ["state", "attempt", *times, "outcome", "error", "queued"]
     of = [*((case.number, case.attempts) for case in cases), (-1, outside)]
-    table = pd.DataFrame(
-        [
-            (item, a.state, a.attempt, a.scheduled, a.started, a.ended, a.outcome, a.error, a.queued)
-            for item, attempts in of
-            for a in attempts
-        ],
-        columns=["item", "state", "attempt", "scheduled", "started", "ended", "outcome", "error", "queued"],
-    )
-    times = ["scheduled", "started", "ended"]
+    rows = [(item, *attrgetter(*columns)(attempt)) for item, attempts in of for attempt in attempts]
+    table = pd.DataFrame(rows, columns=["item", *columns])
     table[times] = table[times].astype(float) - began
-    unanswered = table.pop("queued").astype(bool) & (table["outcome"] != "succeeded")
-    table["started"] = table["started"].mask(unanswered)
-    begun = table["started"].fillna(table["scheduled"])
-    until = table["started"].mask(unanswered, table["ended"])
-    table["waiting"] = until - table["scheduled"]
-    table["service"] = (table["ended"] - begun).mask(unanswered)
+    queued = table.pop("queued").astype(bool)
+    # That its message was sent does not tell that anybody took it.
+    table["started"] = table.pop("served").fillna(table["started"].mask(queued))
+    unanswered = queued & (table["outcome"] != "succeeded")
+    table["waiting"] = table["started"].mask(unanswered, table["ended"]) - table["scheduled"]
+    table["service"] = table["ended"] - table["started"].fillna(table["scheduled"].mask(queued))
     return table

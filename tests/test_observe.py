@@ -1,6 +1,7 @@
 """What is observed of an execution: as our own runner measured it, or as AWS's history events tell it."""
 
 import json
+import math
 import random
 import time
 from datetime import UTC, datetime
@@ -579,7 +580,7 @@ def test_throttles_and_timeouts_are_told_apart(aws):
         "throttled"
     ]
     assert table.loc["States.Timeout", "outcome"] == "timed_out"
-    assert any("2 attempts were throttled" in sentence for sentence in aws.diagnosis)
+    assert any("were throttled: 2" in sentence for sentence in aws.diagnosis)
 
 
 def test_the_account_tells_the_limits(aws):
@@ -650,17 +651,16 @@ def test_a_result_tells_when_it_came_back():
 def test_children_under_way_show_what_they_wait_for():
     """Of a running child there is the attempt under way, by its state, and no item yet."""
     begun = task("Ask", 2, [(2, 9, *DONE)], QUEUE, submitted=True)[:-1]
-    histories = {
-        "begun": chained(event("ExecutionStarted", 2, input="{}"), *begun),
-        "first": HISTORIES["first"],
-    }
+    histories = {"first": HISTORIES["first"], "later": child(2, begun, 9)[:-1]}
+    histories["third"] = HISTORIES["third"][:-1]  # answered, and not ended yet
     described = Aws({}).answer("DescribeExecution", {}) | {"status": "RUNNING"}
     del described["stopDate"], described["output"]
     engine = Aws(histories, DescribeExecution=lambda asked: described)
     seen = observe.execution(engine, ARN, progress=False)
     assert len(seen.trace.items) == 1
-    assert seen.states[["state", "outcome"]].values.tolist() == [["Ask", "succeeded"], ["Ask", "running"]]
-    assert any("1 attempts of Ask are under way" in sentence for sentence in seen.diagnosis)
+    assert list(seen.states["outcome"]) == ["succeeded", "succeeded", "running"]
+    assert seen.states["service"].notna().to_list() == [True, False, False]  # nobody tells of the others yet
+    assert any("Under way in Ask: 1" in sentence for sentence in seen.diagnosis)
 
 
 def test_several_map_runs_are_one_list():
@@ -693,16 +693,42 @@ def test_logs_tell_of_deliveries_that_the_history_does_not():
     lines = []
     for n in range(1, 8):
         about = {"item": 0, "attempt": n, "worker": "w"}
-        lines.append({"attempt_started": about | {"enqueued": START + 1.2, "start": START + n}})
+        lines.append({"attempt_started": about | {"enqueued": START + 1.19, "start": START + n}})
         if n > 1:
             lines.append({"attempt_ended": about | {"end": START + n + 0.5, "outcome": "failed"}})
     answer = {"events": [{"message": json.dumps(line) + "\n"} for line in lines]}
     seen = observe.execution(Aws(histories, FilterLogEvents=lambda asked: answer), ARN, progress=False)
     checks.verify(seen.trace)
     [item] = seen.trace.items.to_dict("records")
-    assert (item["outcome"], item["attempts"], item["enqueued"]) == ("dead_lettered", 7, pytest.approx(1.2))
+    assert (item["outcome"], item["attempts"], item["enqueued"]) == ("dead_lettered", 7, pytest.approx(1.19))
     failed = seen.failures.set_index("error")["attempts"].to_dict()
     assert failed == {REDELIVERED: 6, LOST: 1, "States.Timeout": 1}
+
+
+def test_logs_on_their_way_are_waited_for():
+    """Where the log does not have an answered attempt yet, it is read again until it has."""
+    about = {"item": 0, "attempt": 2, "worker": "w", "enqueued": START + 1.2}
+    answer = about | {"service_start": START + 5, "service_end": START + 6}
+    result = {"item": 0, "lane": "limited", "answer": answer}
+    asked = task("Ask", 1, [(1, 6, "Succeeded", {"output": json.dumps(answer)})], QUEUE, submitted=True)
+    first = about | {"attempt": 1}
+    lines = [
+        {"attempt_started": first | {"start": START + 2}},
+        {"attempt_ended": first | {"end": START + 3, "outcome": "failed"}},
+        {"attempt_started": about | {"start": START + 5}},
+        {"attempt_ended": about | {"end": START + 6, "outcome": "succeeded"}},
+    ]
+    pages = iter([lines[:2], lines[:3], lines])
+
+    def found(asked):
+        return {"events": [{"message": json.dumps(line) + "\n"} for line in next(pages)]}
+
+    engine = Aws({"one": child(1, asked, 7, json.dumps(result))}, FilterLogEvents=found)
+    engine.log_seconds = math.inf
+    seen = observe.execution(engine, ARN, progress=False)
+    checks.verify(seen.trace)
+    assert list(seen.trace.attempts["outcome"]) == ["failed", "succeeded"]
+    assert list(pages) == []
 
 
 # --- Inline Maps and branches ---

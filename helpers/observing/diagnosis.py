@@ -134,7 +134,7 @@ def sentences(
     if running:
         for state, own in states[states["outcome"] == "running"].groupby("state"):
             oldest = seconds - own["scheduled"].min()
-            yield f"{len(own):,} attempts of {state} are under way, the oldest for {oldest:.1f} s."
+            yield f"Under way in {state}: {len(own):,}, the oldest for {oldest:.1f} s."
     for outcome, advice in ADVICE.items():
         if count := int(failed["attempts"][failed["outcome"] == outcome].sum()):
-            yield f"{count:,} attempts were {outcome.replace('_', ' ')}: {advice}."
+            yield f"Attempts that were {outcome.replace('_', ' ')}: {count:,}; {advice}."

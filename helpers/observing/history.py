@@ -37,7 +37,8 @@ class Attempt:
     """One attempt of a state, or its only pass where it is no Task. Times are epoch seconds, NaN if unknown.
 
     iteration: its inline Map's (see `History.iterations`), or None. visit: tells apart the visits of a state.
-    attempt: from 1 in each visit. resource: what a Task calls, "" for other states. submitted: the call that
+    attempt: from 1 in each visit. resource: what a Task calls, "" for other states. started: the call was
+    made, or the state entered. served: a worker took it, which no event tells. submitted: the call that
     carries a task token was made. outcome: succeeded, failed, timed_out, aborted or running.
     output: what a Task answered. details: of TaskScheduled.
     """
@@ -50,6 +51,7 @@ class Attempt:
     scheduled: float
     submitted: float = _NAN
     started: float = _NAN
+    served: float = _NAN
     ended: float = _NAN
     outcome: str = "running"
     error: str = ""

@@ -111,7 +111,7 @@ def rows(
         row["service_start"], row["service_end"] = counted.get("start", NAN), counted.get("end", NAN)
         row["attempts"] = len(tries)
         if (served := _served(case)) and row["outcome"] == "succeeded":
-            served[-1].started = counted["start"]
+            served[-1].served = counted["start"]
     if unseen:
         notes.append(f"{unseen:,} attempts that answers tell of are in no log that can be read.")
     return sorted((row for row, _ in found), key=lambda row: int(row["item"])), [
