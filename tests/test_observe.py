@@ -240,6 +240,7 @@ def test_an_inline_map_without_iterations_in_its_history(engine):
     checks.verify(seen.trace)
     assert len(seen.trace.items) == 1
     assert (seen.states["state"] == "Send").sum() == 4
+    assert not (seen.states["waiting"] < 0).any()
     assert any("iterations apart" in note for note in seen.notes)
 
 

@@ -28,7 +28,7 @@ BINDS = {
     "engine": "messages waited though workers were idle: polling the queue and starting workers take time",
     "batch size": "messages waited behind others of their batch: smaller batches are served earlier",
     "redelivery": "messages that had failed were hidden until their next delivery",
-    "task time": "nothing waited: the tasks themselves take the time",
+    "task time": "nothing waited: the tasks, and the pauses before their retries, take the time",
 }
 """What each resource of `metrics.saturation` comes to."""
 ADVICE = {

@@ -110,10 +110,10 @@ def rows(
         counted = next((t for t in tries if t["outcome"] == "succeeded"), tries[-1] if tries else {})
         row["service_start"], row["service_end"] = counted.get("start", NAN), counted.get("end", NAN)
         row["attempts"] = len(tries)
-        if (served := _served(case)) and row["outcome"] == "succeeded":
+        if (served := _served(case)) and row["outcome"] == "succeeded" and "whole" not in counted:
             served[-1].served = counted["start"]
     if unseen:
-        notes.append(f"{unseen:,} attempts that answers tell of are in no log that can be read.")
+        notes.append(f"Attempts that answers tell of, but no log that can be read: {unseen:,}; left out.")
     return sorted((row for row, _ in found), key=lambda row: int(row["item"])), [
         attempt for _, tries in found for attempt in tries
     ]
@@ -137,7 +137,7 @@ def _item(case: Case, logged: list[Row], settings: Row) -> tuple[Row, list[Row]]
     # One answer to an item that succeeded, none to another: what does not fit so was several tasks.
     if sum(attempt["outcome"] == "succeeded" for attempt in tries) != (outcome == "succeeded"):
         whole = {"item": case.number, "attempt": 1, "worker": "", "start": times[0], "end": times[1]}
-        tries = [whole | {"outcome": "succeeded"}] if outcome == "succeeded" else []
+        tries = [whole | {"outcome": "succeeded", "whole": True}] if outcome == "succeeded" else []
     elif outcome == "timed_out" and lane == "limited" and logged:
         undone = all(attempt["outcome"] in ("failed", "lost") for attempt in tries)
         if undone and len(tries) >= settings.get("max_receive_count", math.inf):
