@@ -240,7 +240,6 @@ def test_an_inline_map_without_iterations_in_its_history(engine):
     checks.verify(seen.trace)
     assert len(seen.trace.items) == 1
     assert (seen.states["state"] == "Send").sum() == 4
-    assert not (seen.states["waiting"] < 0).any()
     assert any("iterations apart" in note for note in seen.notes)
 
 
@@ -794,6 +793,26 @@ def test_iterations_are_told_apart_in_any_order(drawn):
     assert {each.status for each in told.iterations.values()} == {"SUCCEEDED"}
     outside = [a for a in told.attempts if a.iteration is None]
     assert [(a.state, a.outcome) for a in outside] == [("Each", "succeeded")]
+
+
+def test_tasks_that_overlap_in_a_history_without_branches():
+    """They are matched first in, first out, and their item is served for its whole life."""
+    events = [
+        event("MapStateEntered", 1, name="Each"),
+        event("TaskScheduled", 2, **LAMBDA, **CALL),
+        event("TaskScheduled", 3, **LAMBDA, **CALL),
+        event("TaskSucceeded", 5, **LAMBDA, output="1"),
+        event("TaskSucceeded", 9, **LAMBDA, output="2"),
+        event("MapStateExited", 9, name="Each"),
+    ]
+    events = [each | {"id": n} for n, each in enumerate(events)]
+    seen = observe.execution(
+        Aws({"monday": events}, ListMapRuns=lambda asked: {"mapRuns": []}), ARN, progress=False
+    )
+    checks.verify(seen.trace)
+    assert seen.trace.items[["service_start", "service_end"]].values.tolist() == [[0, 70]]
+    assert seen.states["service"].to_list() == [8, 3, 6]
+    assert not (seen.states["waiting"] < 0).any()
 
 
 def test_the_iterations_of_an_inline_map_are_items():
