@@ -17,15 +17,18 @@ from typing import Annotated
 import typer
 import yaml
 
-from helpers import notebooks, stack
+from helpers import notebooks, stack, tune
 from helpers import observe as observing
 from helpers import sweep as sweeps
 from helpers.engines import ENGINES, Engine, connect, embedded
 from helpers.errors import EngineError, LabError
 from helpers.experiment import Experiment
+from helpers.files import write_whole
 from helpers.observing import reader
 
 ROOT = Path(__file__).parents[1]
+REPORT = "05_benchmark_concurrency"
+"""The notebook that also reports on a finished sweep."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -99,7 +102,7 @@ def run(
 
 
 def _settings(given: str | dict[str, str]) -> tuple[Experiment, ...]:
-    """The grid that a file's text, or assignments of comma-separated values, describe."""
+    """The settings that a file's text, or assignments of comma-separated values, describe."""
     try:
         values = (
             yaml.safe_load(given)
@@ -108,8 +111,10 @@ def _settings(given: str | dict[str, str]) -> tuple[Experiment, ...]:
         )
     except yaml.YAMLError as error:
         raise LabError(f"grid: not readable ({error}); write FIELD: [V1, V2]") from error
+    if isinstance(values, list) and all(isinstance(one, dict) and "items" in one for one in values):
+        return tuple(Experiment.from_dict(one) for one in values)
     if not isinstance(values, dict) or not values.get("items"):
-        raise LabError("grid: must name values of items, for example items=100")
+        raise LabError("grid: must give items, for example items=100; in a list, for each experiment")
     lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
     return sweeps.grid(Experiment(lists["items"][0]), lists)
 
@@ -120,20 +125,26 @@ def sweep(
         list[str] | None, typer.Option("--set", help="FIELD=V1,V2,... of Experiment; may be given often.")
     ] = None,
     grid: Annotated[
-        Path | None, typer.Option(help="A YAML or JSON file of FIELD: [V1, V2, ...], in place of --set.")
+        Path | None,
+        typer.Option(help="YAML or JSON in place of --set: FIELD: [V1, V2], or a list of experiments."),
     ] = None,
     engine: EngineName = "embedded",
     repetitions: Annotated[int, typer.Option(help="Runs of each setting, each on the same items.")] = 3,
     out: Annotated[Path | None, typer.Option(help="The sweep's folder; default runs/sweep-<time>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in --out.")] = False,
     check: Annotated[
-        str | None, typer.Option(help="Limits on every run, e.g. 'p95_sojourn<30 and peak_workers<=100'.")
-    ] = None,
+        str, typer.Option(help="Limits on every run, e.g. 'p95_sojourn<30 and peak_workers<=100'.")
+    ] = "",
+    under: Annotated[str, typer.Option(help="Limits on the recommendation, as in --check.")] = "",
+    objective: Annotated[
+        str, typer.Option(help=f"What the recommendation makes small: {', '.join(tune.OBJECTIVES)}.")
+    ] = "makespan",
 ) -> None:
-    """Run every combination of settings, several times; exit 1 if a run fails, breaks a law or a limit.
+    """Run every combination of settings, several times, and recommend one; exit 1 if --check is broken.
 
-    Each run's trace is saved as it ends; table.csv in the folder has a row for each. Prints the medians of
-    each setting; * marks the Pareto frontier of makespan against the p95 of sojourn time.
+    A run that fails or breaks a law breaks --check, too. Each run's trace is saved as it ends. Writes
+    table.csv (a row a run), report.html with its figures, and recommendation.json. Prints the medians of each
+    setting, and where it is on a Pareto frontier of makespan against cost (usd) or p95 of sojourn time (p95).
 
     Example: ./lab sweep --set items=100 --set worker_concurrency=5,10,20 --set map_concurrency=20,40
     """
@@ -143,6 +154,10 @@ def sweep(
         raise LabError(f"grid {grid}: is no file; give a YAML or JSON file of FIELD: [V1, V2]")
     if resume and out is None:
         raise LabError("--resume: which sweep? give its folder by --out")
+    for limits in (check, under):
+        tune.bounds(limits)
+    if objective not in tune.OBJECTIVES:
+        raise LabError(f"--objective {objective}: choose one of {', '.join(tune.OBJECTIVES)}")
     settings = _settings(grid.read_text() if grid else _assigned(values))
     whole = sweeps.Sweep(settings, repetitions)
     folder = out or ROOT / "runs" / f"sweep-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
@@ -151,11 +166,22 @@ def sweep(
         sweeps.run(connected, whole, folder, resume=resume)
     rows = sweeps.table(folder)
     rows.to_csv(folder / "table.csv", index=False)
-    summary = sweeps.medians(rows)
-    shown = [c for c in map(str, summary) if not c.endswith(("_low", "_high")) and c != "frontier"]
-    marked = summary[shown].assign(frontier=summary["frontier"].map({True: "*", False: ""}))
-    typer.echo(marked.to_string(index=False, float_format="{:.4g}".format))
-    broken = sweeps.check(rows, check or "")
+    typer.echo(tune.text(tune.medians(rows)))
+    broken = tune.check(rows, check)
+    recommended = folder / "recommendation.json"
+    recommended.unlink(missing_ok=True)
+    try:
+        best = tune.recommend(rows, objective, under)
+        write_whole(recommended, json.dumps(best.to_dict(), indent=1))
+        typer.echo(f"\n{best}")
+    except LabError as error:
+        broken.append(str(error))
+    parameters = {"engine": engine, "sweep_folder": str(folder.resolve()), "limits": under}
+    [notebook] = notebooks.resolve([REPORT])
+    result = notebooks.report(notebook, folder, parameters | {"objective": objective}, progress=False)
+    typer.echo(f"see {folder / 'report.html'}")
+    if not result.ok:
+        broken.append(f"report.ipynb, cell {result.cell}: {result.error}")
     for sentence in broken:
         typer.echo(sentence, err=True)
     if broken:

@@ -41,6 +41,10 @@ def lab(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         (["sweep", "--set", "items=5", "--set", "worker_concurrency=1"], "worker_concurrency"),
         (["sweep", "--set", "items=5", "--engine", "azure"], "'azure'"),
         (["sweep", "--set", "items=5", "--resume"], "--out"),
+        (["sweep", "--set", "items=5", "--repetitions", "0"], "repetitions=0"),
+        (["sweep", "--set", "items=5", "--check", "colour<1"], "'colour'"),
+        (["sweep", "--set", "items=5", "--under", "p95_sojourn"], "'p95_sojourn'"),
+        (["sweep", "--set", "items=5", "--objective", "speed"], "speed"),
         (["sweep", "--grid", "/nowhere.yaml"], "/nowhere.yaml"),
     ],
 )
@@ -93,18 +97,31 @@ def test_a_broken_law_ends_with_1_and_is_named(engine, tmp_path, monkeypatch, ca
 
 
 def test_a_sweep_is_run_read_and_held_to_limits(engine, tmp_path):
-    """`lab sweep` prints a row a setting, keeps a row a run, and exits 1 when a limit is broken."""
-    grid = tmp_path / "grid.yaml"
-    grid.write_text("items: 8\nconsumer: fleet\nlimited_seconds: 0.05\nworker_concurrency: [2, 4]\n")
-    folder, where = tmp_path / "out", {"AWS_ENDPOINT_URL": engine.endpoint_url}
+    """`lab sweep` prints a row a setting and a recommendation, and keeps a row a run and a report.
+
+    It exits 1 when a run breaks a limit, or when no setting keeps those of the recommendation."""
+    listed = [{"items": 8, "limited_seconds": 0.05, "worker_concurrency": workers} for workers in (2, 4)]
+    grid, folder = tmp_path / "grid.json", tmp_path / "out"
+    grid.write_text(json.dumps(listed))
+    where = {"AWS_ENDPOINT_URL": engine.endpoint_url}
     arguments = ["sweep", "--grid", str(grid), "--repetitions", "2", "--out", str(folder)]
-    ran = lab(*arguments, "--check", "peak_workers<=4", **where)
+    ran = lab(*arguments, "--check", "peak_workers<=4", "--under", "makespan<1000", **where)
     assert ran.returncode == 0, ran.stderr
-    assert len(ran.stdout.splitlines()) == 1 + 2
+    shown, said = ran.stdout.split("\n\n")
+    assert len(shown.splitlines()) == 1 + 2
+    assert said.startswith("Take worker_concurrency=")
+    assert "makespan<1000 holds in every run" in said
+    assert "--parameter-overrides Consumer=lambda" in said
     assert len((folder / "table.csv").read_text().splitlines()) == 1 + 4
-    again = lab(*arguments, "--resume", "--check", "makespan<0", **where)
+    best = json.loads((folder / "recommendation.json").read_text())
+    assert best["sentence"] in said
+    assert best["sentence"] in (folder / "report.html").read_text()
+    assert (folder / "figure-1.png").is_file()
+    again = lab(*arguments, "--resume", "--check", "makespan<0", "--under", "makespan<0", **where)
     assert again.returncode == 1
-    assert again.stderr.count("makespan=") == 4
+    assert again.stderr.count("but must be <0") == 4
+    assert "no setting keeps makespan<0 (0 of 2 settings" in again.stderr
+    assert not (folder / "recommendation.json").exists()
     assert lab(*arguments, **where).returncode == 2
 
 
