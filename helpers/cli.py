@@ -160,7 +160,7 @@ def sweep(
         raise LabError(f"--objective {objective}: choose one of {', '.join(tune.OBJECTIVES)}")
     settings = _settings(grid.read_text() if grid else _assigned(values))
     whole = sweeps.Sweep(settings, repetitions)
-    folder = out or ROOT / "runs" / f"sweep-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    folder = out or ROOT / "runs" / f"sweep-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     with connect(engine) as connected:
         typer.echo(f"{len(settings)} settings x {repetitions} on {engine}, kept in {folder}", err=True)
         sweeps.run(connected, whole, folder, resume=resume)

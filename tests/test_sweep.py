@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pandas as pd
@@ -180,7 +181,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from helpers import Experiment, connect, sweep
-base = Experiment(12, siphon_share=0.5, worker_concurrency=2, consumer="fleet", limited_seconds=0.05)
+base = Experiment(12, siphon_share=0.5, worker_concurrency=2, limited_seconds=0.05)
 settings = sweep.grid(base, {"worker_concurrency": [2, 4], "map_concurrency": [4, 8, 12]})
 with connect("embedded") as engine:
     sweep.run(engine, sweep.Sweep(settings, 2), sys.argv[1], resume=True, progress=False)
@@ -210,3 +211,19 @@ def test_a_killed_sweep_loses_and_repeats_nothing(engine, tmp_path):
     assert before == {name: after[name] for name in before}
     assert rows["law"].isna().all()
     assert json.loads((tmp_path / "plan.json").read_text())["repetitions"] == 2
+
+
+def test_two_sweeps_run_at_once(engine, tmp_path):
+    """On one engine and into folders of their own, neither disturbs the other."""
+    whole = Sweep(grid(BASE, {"worker_concurrency": [2, 4]}), 1)
+
+    def swept(name):
+        sweep.run(engine, whole, tmp_path / name, progress=False)
+        return table(tmp_path / name)
+
+    with ThreadPoolExecutor() as pool:
+        for rows in pool.map(swept, ("one", "other")):
+            assert rows["run"].tolist() == ["s000-r00", "s001-r00"]
+            assert rows["succeeded"].tolist() == [12, 12]
+            assert rows["law"].isna().all()
+            assert rows["error"].isna().all()
