@@ -341,9 +341,11 @@ def test_ci_run_ends_with_the_status_of_the_tests(tmp_path: Path, status: int) -
 
 
 def test_workflow_runs_what_a_user_runs() -> None:
-    """CI tests and executes the notebooks, on the oldest Python supported and a newer one."""
+    """CI tests, executes the notebooks and checks settings, on the oldest Python supported and a newer one."""
     job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["lab"]
-    assert ["./lab test", "./lab run"] == [step["run"] for step in job["steps"] if "run" in step]
+    runs = [step["run"] for step in job["steps"] if "run" in step]
+    assert ["./lab test", "./lab run"] == runs[:2]
+    assert [True] == ["./lab sweep" in run and "--check" in run for run in runs[2:]]
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert wanted.removeprefix(">=") == job["strategy"]["matrix"]["python"][0]
     assert 1 < len(job["strategy"]["matrix"]["python"])
