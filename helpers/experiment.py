@@ -107,7 +107,11 @@ _WHOLE_NUMBERS: dict[str, tuple[int, int, str]] = {
     "visibility_timeout_seconds": (0, 43_200, "SQS's VisibilityTimeout"),
     "redelivery_seconds": (0, 43_200, "SQS's ChangeMessageVisibility"),
     "max_receive_count": (1, 1_000, "maxReceiveCount of the redrive policy"),
-    "task_timeout_seconds": (1, 31_536_000, "TimeoutSeconds, at most the year that an execution may take"),
+    "task_timeout_seconds": (
+        2,
+        31_536_000,
+        "TimeoutSeconds, above a heartbeat of at least 1 s, at most the year that an execution may take",
+    ),
     "seed": (0, 2**64 - 1, "64 bits"),
 }
 

@@ -54,7 +54,8 @@ def queue_depth(trace: Trace) -> Steps:
     """Messages in the queue, waiting or in service: (time (s), count). SQS reports visible + in flight.
 
     A message is there from `enqueued` until its last attempt ended, a dead letter too: its task may wait for
-    much longer. One whose task timed out and that no worker has taken off the queue since is there for good.
+    much longer. Of a batch, SQS counts it until the last of the batch ended. One whose task timed out and
+    that no worker has taken off the queue since is there for good.
     """
     messages = _messages(trace)
     return steps(messages["enqueued"], messages["gone"])

@@ -235,16 +235,20 @@ def frontier(summary: pd.DataFrame, number: str, ax: Axes | None = None, chosen:
             for of in (number, "makespan")
         ]
         ax.errorbar(rows["makespan"], rows[number], *spread, label=name, markersize=6, elinewidth=0.8, **look)
-    for (x, y), alike in known[on].groupby(["makespan", number]):
+    # Points that two digits do not tell apart would have their numbers on top of each other.
+    places = known[["makespan", number]].map(lambda value: f"{value:.1e}")
+    for _, alike in known[on].groupby([places["makespan"][on], places[number][on]]):
         names = ", ".join(map(str, alike["setting"]))
-        ax.annotate(names, (x, y), (5, 5), textcoords="offset points", fontsize=10)
+        point = alike[["makespan", number]].iloc[0]
+        ax.annotate(names, (point.iloc[0], point.iloc[1]), (5, 5), textcoords="offset points", fontsize=10)
     if chosen is not None:
         row = known[known["setting"] == chosen].iloc[0]
         ring = {"markersize": 15, "fillstyle": "none", "color": COMPARED[0]["color"], "markeredgewidth": 2}
         ax.plot(row["makespan"], row[number], "o", label="recommended", linestyle="none", **ring)
-    ax.set(xlabel=UNITS["makespan"], ylabel=UNITS[number])
+    # From 0 on: settings that cost the same to a thousandth shall look so.
+    ax.set(xlabel=UNITS["makespan"], ylabel=UNITS[number], ylim=(0, 1.15 * known[f"{number}_high"].max()))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    _legend(ax)
+    _legend(ax, columns=2)
     return ax
 
 

@@ -39,8 +39,8 @@ FUNCTION_PARAMETERS = ("FunctionTimeout", "RedeliverySeconds")
 Value = str | int
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with CloudFormation's short tags."""
+class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+    """YAML with CloudFormation's short tags; in C where that is installed, as every deployment reads it."""
 
 
 def _short_tag(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:

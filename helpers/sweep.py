@@ -96,8 +96,9 @@ def run(
 ) -> None:
     """Run what of the sweep has not run yet; read the results with `table(folder)`.
 
-    Before the first run there is one more, which warms the engine up and is not part of the results. A run
-    that the lab refuses or that fails is recorded with its error, and the sweep goes on.
+    Before the first run there is one more, of the setting with the most workers, which warms the engine up
+    and is not part of the results. A run that the lab refuses or that fails is recorded with its error, and
+    the sweep goes on.
 
     resume: go on with the sweep in this folder. Raises SweepError when the folder holds a sweep and `resume`
     is not given, when it holds another one, when another process works on it, or when the engine stops
@@ -123,7 +124,8 @@ def run(
         if missing:
             with contextlib.suppress(LabError, BotoCoreError, ClientError):
                 # If it fails, its setting's own run will say what is wrong.
-                run_next(missing[0][1], progress=False).save(folder / "warm-up.parquet")
+                widest = max((experiment for _, experiment in missing), key=_width)
+                run_next(widest, progress=False).save(folder / "warm-up.parquet")
         for name, experiment in _shown(missing, progress):
             try:
                 run_next(experiment, progress=False).save(traces / f"{name}.parquet")
@@ -175,6 +177,11 @@ def read(trace: Trace) -> dict[str, Any]:
         "law": _broken(trace),
         "error": None,
     }
+
+
+def _width(experiment: Experiment) -> tuple[bool, int, int]:
+    """Orders experiments by how much they ask of a warm-up."""
+    return experiment.consumer == "lambda", experiment.worker_concurrency, experiment.map_limit
 
 
 def _shown(runs: list[tuple[str, Experiment]], progress: bool) -> Iterator[tuple[str, Experiment]]:

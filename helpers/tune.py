@@ -17,7 +17,7 @@ import pandas as pd
 
 from helpers import stack
 from helpers.errors import SweepError
-from helpers.experiment import Experiment
+from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment
 
 __all__ = [
     "OBJECTIVES",
@@ -50,6 +50,8 @@ MEASURES = (
 OBJECTIVES = ("makespan", "p95_sojourn", "usd")
 """What a recommendation may make small."""
 CONCURRENCY = ("worker_concurrency", "map_concurrency")
+WORK = ("items", "siphon_share", "direct_seconds", "limited_seconds", "failure_rate")
+"""The fields of Experiment that say how much there is to do, not how it is done."""
 NEAR = 0.05
 """Assumed: nobody pays for more concurrency to gain less than this share of the objective."""
 KNEE_DEPTH = 0.1
@@ -152,13 +154,18 @@ def knee(x: Sequence[float], y: Sequence[float]) -> int | None:
 
 
 def curve(summary: pd.DataFrame, field: str, setting: int) -> pd.DataFrame:
-    """The settings that differ from this one in this field only, with numbers, in the field's order."""
+    """The settings that differ from this one in this field only, with numbers, in the field's order.
+
+    A `map_concurrency` of 0 stands as the 10,000 that it means.
+    """
     others = [name for name in varied(summary) if name != field]
     # Compared as text: a distribution of times is a dict in its column.
     texts = summary[others].map(repr)
     own = texts[summary["setting"] == setting].iloc[0]
-    alike = (texts == own).all(axis=1) & summary["makespan"].notna()
-    return summary[alike].sort_values(field, ignore_index=True)
+    alike = summary[(texts == own).all(axis=1) & summary["makespan"].notna()]
+    if field == "map_concurrency":
+        alike = alike.assign(map_concurrency=alike[field].replace(0, DISTRIBUTED_MAP_LIMIT))
+    return alike.sort_values(field, ignore_index=True)
 
 
 def text(summary: pd.DataFrame) -> str:
@@ -343,9 +350,9 @@ def _recommendation(
         f"{chosen['p95_sojourn']:.3g} s, ${chosen['usd']:.3g} a run."
     )
     spread = f"{chosen[f'{objective}_low']:.3g} to {chosen[f'{objective}_high']:.3g}"
+    spread = f"{spread}: 95 % interval of {len(runs)} runs" if len(runs) > 1 else "one run: spread unknown"
     reasons = [
-        f"{objective} {chosen[objective]:.3g} ({spread}: 95 % interval of {chosen['runs']} runs): no setting "
-        "allowed is 5 % lower on the same items",
+        f"{objective} {chosen[objective]:.3g} ({spread}): no setting allowed is 5 % lower on the same items",
         f"cost: ${1000 * chosen['usd'] / experiment.items:.3g} for 1,000 items",
         f"{chosen['binds']} binds for {runs['binding_share'].median():.0%} of the time; efficiency "
         f"{chosen['efficiency']:.2f}: {chosen['makespan']:.3g} s measured against "
@@ -357,6 +364,8 @@ def _recommendation(
         f"{name}{sign}{bound:g} holds in every run: {runs[name].min():.4g} to {runs[name].max():.4g}"
         for name, sign, bound in bounds
     ]
+    if work := [name for name in names if name in WORK]:
+        reasons.append(f"the settings differ in {', '.join(work)}: less work may be all that makes it better")
     return Recommendation(setting, experiment, sentence, tuple(reasons), stack.parameters(experiment))
 
 

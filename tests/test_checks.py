@@ -399,6 +399,20 @@ def test_little_allows_the_queue_its_approximation():
     verify(replace(trace, samples=samples))
 
 
+def test_little_counts_what_a_batch_holds_back():
+    """A batch is deleted as a whole: half of it beside the one in service may be done and still in the queue.
+
+    No more than that, and nothing where messages come one by one."""
+    slow = {"limited_seconds": 0.5, "batch_size": 10, "worker_concurrency": 4, "map_concurrency": 12}
+    trace = run(items=300, **slow)
+    held = trace.samples.assign(in_flight=(trace.samples["in_flight"] * 5.5).astype(int))
+    verify(replace(trace, samples=held))
+    more = trace.samples.assign(in_flight=(trace.samples["in_flight"] * 8).astype(int))
+    only("little", replace(trace, samples=more))
+    one_by_one = run(items=300, **slow | {"batch_size": 1})
+    only("little", replace(one_by_one, samples=held))
+
+
 def test_little_draws_no_conclusion_from_few_samples_or_from_an_idle_queue():
     """Fewer than 20 samples while the queue was in use say nothing, nor do those before and after."""
     trace = run(items=300, map_concurrency=60)

@@ -341,7 +341,7 @@ def test_ci_run_ends_with_the_status_of_the_tests(tmp_path: Path, status: int) -
 
 
 def test_workflow_runs_what_a_user_runs() -> None:
-    """CI tests, executes the notebooks and checks settings, on the oldest Python supported and a newer one."""
+    """CI tests, executes the notebooks and checks settings, on the oldest Python and a newer one."""
     job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["lab"]
     runs = [step["run"] for step in job["steps"] if "run" in step]
     assert ["./lab test", "./lab run"] == runs[:2]

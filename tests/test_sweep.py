@@ -87,12 +87,13 @@ def test_settings_share_their_random_numbers():
 
 
 def test_every_run_is_there_once(tmp_path):
-    """As many rows as settings times repetitions, the warm-up not among them."""
+    """As many rows as settings times repetitions, the warm-up not among them, which is the widest setting."""
     engine = Schedule()
     sweep.run(engine, Sweep(SETTINGS, 3), tmp_path, progress=False)
     rows = table(tmp_path)
     assert rows.groupby(["setting", "repetition"]).size().tolist() == [1] * 18
     assert len(engine.ran) == 1 + 18
+    assert engine.ran[0] == SETTINGS[-1]
     assert rows["law"].isna().all()
     assert rows["error"].isna().all()
     assert (rows["peak_workers"] <= rows["worker_concurrency"]).all()

@@ -153,6 +153,24 @@ def test_a_curve_varies_one_field_only():
     assert curve(summary, "worker_concurrency", 0)["worker_concurrency"].tolist() == [2, 8, 16]
 
 
+def test_a_map_without_a_limit_is_the_widest():
+    """MaxConcurrency 0 means 10,000: the end of the curve, not its beginning."""
+    settings = sweep.grid(BASE, {"map_concurrency": [0, 4, 8]})
+    along = curve(medians(rows_of(settings, 1)), "map_concurrency", 0)
+    assert along["map_concurrency"].tolist() == [4, 8, 10_000]
+    assert along["setting"].tolist() == [1, 2, 0]
+
+
+def test_unlike_work_is_said():
+    """A setting may look better because it has less to do; the reasons say so, and only then."""
+    unlike = recommend(rows_of(sweep.grid(BASE, {"limited_seconds": [0.1, 0.5]}), 1))
+    assert (
+        "the settings differ in limited_seconds: less work may be all that makes it better" in unlike.reasons
+    )
+    assert "one run: spread unknown" in unlike.reasons[0]
+    assert not any("less work" in reason for reason in recommend(rows_of(WORKERS)).reasons)
+
+
 WORKERS = sweep.grid(
     replace(BASE, siphon_share=1, limited_seconds=1.0), {"worker_concurrency": [4, 10, 20, 40, 80]}
 )
