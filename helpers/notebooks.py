@@ -11,6 +11,7 @@ import dataclasses
 import html
 import importlib.metadata
 import json
+import logging
 import math
 import numbers
 import os
@@ -224,7 +225,7 @@ def report(path: Path, out_dir: Path, parameters: Mapping[str, Any], progress: b
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         nbformat.write(notebook, Path(folder, "report.ipynb"))
         result = execute(Path(folder, "report.ipynb"), out_dir, parameters, progress)
-    page, _ = HTMLExporter(exclude_input=True).from_filename(str(result.path))
+    page, _ = HTMLExporter(exclude_input=True, exclude_output_prompt=True).from_filename(str(result.path))
     write_whole(out_dir / "report.html", page)
     for number, png in enumerate(_figures(result.path), 1):
         (out_dir / f"figure-{number}.png").write_bytes(base64.b64decode(png))
@@ -346,6 +347,8 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
     from papermill.iorw import load_notebook_node
     from traitlets.config import Config
 
+    # What it warns of, `_accept` refuses; the rest is that it cannot read a default with "=" in it.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     cells: list[Any] = []
     # A socket file's path must stay under some 100 characters, which a deep temporary folder would break.
     temporary = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"
