@@ -235,8 +235,8 @@ def frontier(summary: pd.DataFrame, number: str, ax: Axes | None = None, chosen:
             for of in (number, "makespan")
         ]
         ax.errorbar(rows["makespan"], rows[number], *spread, label=name, markersize=6, elinewidth=0.8, **look)
-    # Points that two digits do not tell apart would have their numbers on top of each other.
-    places = known[["makespan", number]].map(lambda value: f"{value:.1e}")
+    # Points so near that their numbers would lie on top of each other share a label.
+    places = (20 * known[["makespan", number]] / known[["makespan", number]].max()).round()
     for _, alike in known[on].groupby([places["makespan"][on], places[number][on]]):
         names = ", ".join(map(str, alike["setting"]))
         point = alike[["makespan", number]].iloc[0]
