@@ -298,7 +298,7 @@ def _limits(reader: Reader, states: States, cases: list[Case], settings: dict[st
         timeout = YEAR_SECONDS
         reader.notes.append("The callback has no TimeoutSeconds: a token that is lost holds it for a year.")
     if isinstance(timeout, int):
-        settings["task_timeout_seconds"] = timeout = min(max(timeout, 1), YEAR_SECONDS)
+        settings["task_timeout_seconds"] = timeout = min(max(timeout, 2), YEAR_SECONDS)
         if isinstance(heartbeat, int) and 1 <= heartbeat < timeout:
             settings["heartbeat_seconds"] = heartbeat
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
 from helpers import cli, notebooks
 from helpers.engines import embedded
@@ -59,10 +60,19 @@ def test_bad_input_is_refused_in_one_sentence(arguments, told, tmp_path):
 
 def test_every_command_has_help_with_an_example():
     """--help of each command shows how it is called."""
-    for command in ("run", "test", "open", "sweep", "observe", "deploy", "destroy", "doctor"):
-        assert f"./lab {command}" in lab(command, "--help").stdout
-    for command in ("start", "stop", "status"):
-        assert f"./lab engine {command}" in lab("engine", command, "--help").stdout
+    commands = [
+        ("run",),
+        ("test",),
+        ("open",),
+        ("sweep",),
+        ("observe",),
+        ("deploy",),
+        ("destroy",),
+        ("doctor",),
+    ]
+    commands += [("engine", "start"), ("engine", "stop"), ("engine", "status")]
+    for command in commands:
+        assert f"./lab {' '.join(command)}" in CliRunner().invoke(cli.app, [*command, "--help"]).stdout
 
 
 BROKEN = """

@@ -211,7 +211,7 @@ CALLBACK = {
 def test_a_callback_that_nobody_answers_is_a_timeout(engine):
     """It took the limited lane, only waited, and timed out; its queue's settings are the experiment's."""
     url = engine.client("sqs").create_queue(QueueName="observed", Attributes={"VisibilityTimeout": "77"})
-    task = CALLBACK | {"TimeoutSeconds": 1, "End": True}
+    task = CALLBACK | {"TimeoutSeconds": 2, "End": True}
     task["Parameters"] = task["Parameters"] | {"QueueUrl": url["QueueUrl"]}
     seen = ended(engine, {"StartAt": "Ask", "States": {"Ask": task}})
     checks.verify(seen.trace)
@@ -219,10 +219,10 @@ def test_a_callback_that_nobody_answers_is_a_timeout(engine):
     assert seen.states[["state", "outcome", "error"]].values.tolist() == [
         ["Ask", "timed_out", "States.Timeout"]
     ]
-    assert seen.states["waiting"][0] >= 0.99
+    assert seen.states["waiting"][0] >= 1.99
     assert seen.failures["outcome"].to_list() == ["timed_out"]
     told = seen.trace.experiment
-    assert (told.visibility_timeout_seconds, told.task_timeout_seconds, told.consumer) == (77, 1, "fleet")
+    assert (told.visibility_timeout_seconds, told.task_timeout_seconds, told.consumer) == (77, 2, "fleet")
     assert any("no dead-letter queue" in note for note in seen.notes)
 
 
