@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from helpers import metrics
+from helpers.experiment import DIRECT_ATTEMPTS
 from helpers.trace import Trace
 
 __all__ = ["LAWS", "LawBroken", "attempts", "conservation", "limits", "little", "order", "verify"]
@@ -117,13 +118,15 @@ def order(trace: Trace) -> None:
 
 
 def attempts(trace: Trace) -> None:
-    """Attempts are numbered from 1, never beyond max_receive_count, and an item counts as many as there are.
+    """Attempts are numbered from 1, and an item counts as many as there are.
+
+    There are never more than max_receive_count of a limited item, or than the Retry of a direct one allows.
 
     A succeeded item has exactly one succeeded attempt, the one whose times it has; any other item has none.
     Every attempt has a start, and an end after it unless it was lost.
     """
     items, tries = trace.items.set_index("item"), trace.attempts.sort_values(["item", "attempt"])
-    clock, most = trace.clock_seconds, trace.experiment.max_receive_count
+    clock = trace.clock_seconds
 
     def refuse(bad: npt.ArrayLike, what: str) -> None:
         if np.any(bad):
@@ -135,7 +138,9 @@ def attempts(trace: Trace) -> None:
     refuse(tries["start"].isna(), "has no start")
     refuse(tries["end"].isna() != (tries["outcome"] == "lost"), "must lack its end just if it was lost")
     refuse(tries["end"] < tries["start"] - clock, "ends before it starts")
-    refuse(tries["attempt"] > most, f"is beyond the max_receive_count of {most}")
+    most, direct = trace.experiment.max_receive_count, tries["item"].map(items["lane"]) == "direct"
+    refuse(~direct & (tries["attempt"] > most), f"is beyond the max_receive_count of {most}")
+    refuse(direct & (tries["attempt"] > DIRECT_ATTEMPTS), f"is beyond the {DIRECT_ATTEMPTS} of its Retry")
     number = tries.groupby("item").cumcount() + 1
     refuse(tries["attempt"] != number, "is not the next number of its item")
     succeeded = tries["outcome"] == "succeeded"

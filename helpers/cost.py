@@ -28,8 +28,6 @@ PARENT_STATES = 6
 """Limits, ItemsInInput, MapItems, Summarise, WithinTolerance and Done; one more for SaveItems."""
 CHILD_TRANSITIONS = 4
 """The start of the child, ChooseLane, its lane, and Answered or Unanswered."""
-DIRECT_ATTEMPTS = 5
-"""Of DirectLane: one and the four that its Retry allows."""
 MEMORY_GB = 0.25
 """Of the functions `process` and `worker`."""
 SUMMARISE_GB_SECONDS = 1.0
@@ -138,7 +136,7 @@ def estimate(experiment: Experiment, prices: Prices = US_EAST_1, free_tier: bool
     plan = experiment.plan()
     limited = (plan["lane"] == "limited").to_numpy()
     failures = plan["failures"].to_numpy()
-    limit = np.where(limited, experiment.max_receive_count, DIRECT_ATTEMPTS)
+    limit = experiment.most_attempts(limited)
     attempts = np.minimum(failures + 1, limit)
     done = limited & (failures < limit)
     milliseconds = _milliseconds(plan["task_seconds"]) * attempts

@@ -17,12 +17,22 @@ import pandas as pd
 
 from helpers.errors import InvalidExperiment
 
-__all__ = ["DISTRIBUTED_MAP_LIMIT", "Distribution", "Experiment", "empirical", "exponential", "lognormal"]
+__all__ = [
+    "DIRECT_ATTEMPTS",
+    "DISTRIBUTED_MAP_LIMIT",
+    "Distribution",
+    "Experiment",
+    "empirical",
+    "exponential",
+    "lognormal",
+]
 
 Floats = npt.NDArray[np.float64]
 
 DISTRIBUTED_MAP_LIMIT = 10_000
 """Children of one Map Run at once, what MaxConcurrency 0 means: Step Functions service quotas, 2026-11-24."""
+DIRECT_ATTEMPTS = 5
+"""Of a direct item: one and the four that the workflows' Retry allows."""
 
 
 # The distributions are classes in lower case because they read as functions wherever a time is given.
@@ -266,6 +276,10 @@ class Experiment:
                 "failures": failures,
             }
         )
+
+    def most_attempts(self, limited: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """How often an item may be tried: as its queue or, where it is not `limited`, its Retry allows."""
+        return np.where(limited, self.max_receive_count, DIRECT_ATTEMPTS)
 
     def _uniform(self, stream: str) -> Floats:
         """One uniform in (0, 1) for each item: splitmix64 (Steele, Lea and Flood, 2014) counting items."""

@@ -79,7 +79,7 @@ def ideal_makespan(experiment: Experiment) -> float:
 
     The largest of: planned service of the limited lane / worker_concurrency; planned service of all items /
     children at once (10,000 where map_concurrency is 0); the longest planned item. A failing attempt costs a
-    full service time, up to max_receive_count attempts an item.
+    full service time, up to max_receive_count attempts of a limited item and five of a direct one.
     Source: the load and longest-job bounds of Graham, "Bounds on Multiprocessing Timing Anomalies", 1969.
     """
     return max(_fluid_bounds(experiment, timed_out=[]).values())
@@ -199,9 +199,9 @@ def _loads(plan: pd.DataFrame, experiment: Experiment) -> dict[str, float]:
 
 def _work(plan: pd.DataFrame, experiment: Experiment) -> dict[str, Floats]:
     """Planned seconds of service of each item, failing attempts included."""
-    attempts = np.minimum(plan["failures"] + 1, experiment.max_receive_count)
-    work: Floats = (plan["task_seconds"] * attempts).to_numpy()
     limited = (plan["lane"] == "limited").to_numpy()
+    attempts = np.minimum(plan["failures"] + 1, experiment.most_attempts(limited))
+    work: Floats = (plan["task_seconds"] * attempts).to_numpy()
     return {"direct": work[~limited], "limited": work[limited], "all": work}
 
 

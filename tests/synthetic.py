@@ -46,8 +46,9 @@ experiments = st.builds(
 def make_trace(experiment: Experiment, samples: int = 40) -> Trace:
     """Children are admitted in item order, messages served first come, first served; all else takes no time.
 
-    A failing attempt comes back after `redelivery_seconds`, `max_receive_count` of them make a dead letter,
-    and a task that waits for longer than `task_timeout_seconds` times out, while its message is still served.
+    A failing attempt comes back after `redelivery_seconds`; `max_receive_count` of them make a dead letter,
+    five a failed direct item. A task that waits for longer than `task_timeout_seconds` times out, while its
+    message is still served.
     """
     plan = experiment.plan()
     limited, seconds = (plan["lane"] == "limited").tolist(), plan["task_seconds"].tolist()
@@ -100,7 +101,7 @@ def make_trace(experiment: Experiment, samples: int = 40) -> Trace:
                     close(now, item, "succeeded")
             else:
                 how = "failed"
-                if count[item] < experiment.max_receive_count:
+                if count[item] < experiment.most_attempts(limited[item]):
                     later(now + experiment.redelivery_seconds, "visible" if limited[item] else "start", item)
                 elif open_still:
                     close(now, item, "dead_lettered" if limited[item] else "failed")

@@ -278,7 +278,8 @@ def test_order_allows_a_late_attempt_after_its_task_timed_out():
 def test_attempts_name_one_beyond_max_receive_count():
     """The same run under a lower count breaks it at the first attempt beyond."""
     trace = run()
-    most = int(trace.attempts["attempt"].max())
+    limited = trace.items["item"][trace.items["lane"] == "limited"]
+    most = int(trace.attempts["attempt"][trace.attempts["item"].isin(limited)].max())
     assert most > 1
     breach = only(
         "attempts", replace(trace, experiment=replace(trace.experiment, max_receive_count=most - 1))
@@ -286,6 +287,20 @@ def test_attempts_name_one_beyond_max_receive_count():
     own = trace.attempts[(trace.attempts["item"] == breach.item) & (trace.attempts["attempt"] == most)]
     assert own["start"].tolist() == [breach.moment]
     assert f"attempt {most} is beyond the max_receive_count of {most - 1}" in str(breach)
+
+
+def test_attempts_of_the_direct_lane_are_those_of_its_retry():
+    """Its five attempts have nothing to do with the queue's redrive policy; a sixth breaks the law."""
+    trace = run(siphon_share=0.0, failure_rate=0.8, max_receive_count=1)
+    assert trace.attempts["attempt"].max() == 5
+    verify(trace)
+    most = trace.attempts["attempt"] == 5
+    sixth = trace.attempts[most].iloc[:1].assign(attempt=6)
+    items = trace.items.assign(
+        attempts=trace.items["attempts"] + (trace.items["item"] == sixth["item"].iloc[0])
+    )
+    told = only("attempts", replace(trace, items=items, attempts=pd.concat([trace.attempts, sixth])))
+    assert "attempt 6 is beyond the 5 of its Retry" in str(told)
 
 
 def test_attempts_name_an_item_with_two_successes():

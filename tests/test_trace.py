@@ -23,7 +23,7 @@ def small_trace() -> Trace:
         40,
         worker_concurrency=2,
         limited_seconds=exponential(0.5),
-        failure_rate=0.3,
+        failure_rate=0.6,
         max_receive_count=1,
         task_timeout_seconds=3,
     )
