@@ -5,6 +5,7 @@ from helpers.engines import connect
 from helpers.errors import LabError
 from helpers.experiment import Experiment, empirical, exponential, lognormal
 from helpers.notebooks import reading
+from helpers.simulation import simulate
 from helpers.trace import Trace
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "observe",
     "plots",
     "reading",
+    "simulate",
     "stack",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from helpers.engines.base import Engine
 from helpers.engines.embedded import Embedded
+from helpers.engines.simulated import Simulated
 from helpers.errors import EngineError
 
 __all__ = ["ENGINES", "Engine", "connect"]
 
-ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Embedded,)}
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Embedded, Simulated)}
 
 
 def connect(name: str) -> Engine:

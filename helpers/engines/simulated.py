@@ -1,0 +1,39 @@
+"""The simulated engine: runs experiments in virtual time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NoReturn
+
+from helpers.engines.base import Engine, Run
+from helpers.errors import EngineError
+from helpers.experiment import Experiment
+from helpers.simulation.model import simulate
+from helpers.simulation.quotas import AWS_US_EAST_1, Quotas
+from helpers.trace import Trace
+
+
+class Simulated(Engine):
+    """An engine without clients or stacks: `run` simulates under these quotas."""
+
+    name = "simulated"
+    endpoint_url = ""
+
+    def __init__(self, quotas: Quotas = AWS_US_EAST_1) -> None:
+        super().__init__()
+        self.quotas = quotas
+
+    def _new_client(self, service: str) -> NoReturn:
+        raise EngineError(
+            f"client {service!r}: the simulated engine has no services; use run(), or another engine"
+        )
+
+    def run(self, experiment: Experiment, progress: bool = True) -> Trace:
+        """Simulate the experiment; progress has no meaning here."""
+        return simulate(experiment, self.quotas)
+
+    @contextlib.contextmanager
+    def bench(self) -> Iterator[Run]:
+        """Yield `run`: nothing is deployed."""
+        yield self.run

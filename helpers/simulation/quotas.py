@@ -1,0 +1,141 @@
+"""What the simulated AWS allows and how long its own steps take; every figure has a source and a date.
+
+Override any with `dataclasses.replace(AWS_US_EAST_1, children_per_second=1000)`.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from helpers.errors import LabError
+
+__all__ = ["AWS_OTHER_REGIONS", "AWS_US_EAST_1", "NEW_ACCOUNT", "UNLIMITED", "Quotas", "sources"]
+
+DATE = "2026-11-24"
+_SFN = "Step Functions service quotas"
+_LAMBDA = "Lambda developer guide, lambda-concurrency"
+_SCALING = "Lambda developer guide, services-sqs-scaling"
+_SQS = "SQS developer guide, quotas-messages"
+_ASSUMED = "assumed: AWS documents no such time"
+
+
+def _figure(default: float, source: str) -> Any:
+    return field(default=default, metadata={"source": source})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quotas:
+    """Limits and times of a place where the combined pattern runs. Counts, rates a second, or seconds.
+
+    math.inf means unlimited. A bucket allows `burst` calls at once and `per_second` from then on.
+
+    children_per_second: Standard child executions that a Map Run starts at most. map_start_seconds: before
+    the first of them. account_concurrency: functions at once, those of both lanes. environments_*: new ones
+    of one function. cold_start_seconds: what a new one takes before it serves; cold_start_share: invocations
+    that get a new one though another is idle. mapping_start, mapping_per_minute, mapping_limit: invocations
+    at once of the event source mapping: at first, more each minute, and at most. ramp_stepped: whether it
+    grows at each whole minute (not documented; else evenly). in_flight_limit: messages received and not
+    deleted. task_*: SendTaskSuccess, and the same again SendTaskHeartbeat. transitions_*: StateTransition.
+    invoke_seconds: from the child's start to its function's. send_seconds: until its message is in the queue.
+    receive_seconds: from a visible message and an idle worker to the task's start. answer_seconds: from an
+    answer to the worker's next message, and to the child's end. return_seconds: from the end of the direct
+    lane's function to the child's.
+    Raises LabError for a figure that is negative, not a number, or contradicts another.
+    """
+
+    map_start_seconds: float = _figure(0.0, _ASSUMED)
+    children_per_second: float = _figure(100.0, f"{_SFN}: child execution dispatch rate")
+    account_concurrency: float = _figure(1_000.0, f"{_LAMBDA}: account concurrency")
+    environments_burst: float = _figure(1_000.0, f"{_LAMBDA}: 1,000 environments every 10 s")
+    environments_per_second: float = _figure(100.0, f"{_LAMBDA}: 1,000 environments every 10 s")
+    cold_start_seconds: float = _figure(0.3, "www.arcadegame.cloud, Python 3.12: 0.15 to 0.5 s")
+    cold_start_share: float = _figure(0.0, "below 0.01 by AWS's own analysis, quoted by medium.com/@adtanasa")
+    mapping_start: float = _figure(5.0, _SCALING)
+    mapping_per_minute: float = _figure(300.0, _SCALING)
+    mapping_limit: float = _figure(1_250.0, _SCALING)
+    ramp_stepped: bool = field(default=False, metadata={"source": "assumed: AWS documents no shape"})
+    in_flight_limit: float = _figure(120_000.0, f"{_SQS}: messages in flight, standard queue")
+    task_burst: float = _figure(3_000.0, f"{_SFN}: SendTaskSuccess, bucket")
+    task_per_second: float = _figure(500.0, f"{_SFN}: SendTaskSuccess, refill")
+    transitions_burst: float = _figure(5_000.0, f"{_SFN}: StateTransition, bucket")
+    transitions_per_second: float = _figure(5_000.0, f"{_SFN}: StateTransition, refill")
+    invoke_seconds: float = _figure(0.02, _ASSUMED)
+    send_seconds: float = _figure(0.02, _ASSUMED)
+    receive_seconds: float = _figure(0.02, _ASSUMED)
+    answer_seconds: float = _figure(0.02, _ASSUMED)
+    return_seconds: float = _figure(0.02, _ASSUMED)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "ramp_stepped":
+                if not isinstance(value, bool):
+                    raise LabError(f"ramp_stepped={value!r}: must be True or False; give one of them")
+            elif isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise LabError(f"{one.name}={value!r}: must be a number >= 0; give one, or math.inf")
+            elif one.name.endswith("_seconds") and math.isinf(value):
+                raise LabError(f"{one.name}={value!r}: must be finite; give seconds")
+        for name in ("children_per_second", "environments_per_second", "task_per_second"):
+            self._at_least(name, 1e-6, "or nothing would ever start or end")
+        self._at_least("account_concurrency", 1, "or no function could run")
+        self._at_least("in_flight_limit", 1, "or no message could be received")
+        self._at_least("mapping_start", 1, "or the mapping would never poll")
+        self._at_least("transitions_per_second", 1e-6, "or no child could go on")
+        self._at_least("transitions_burst", 1, "or the bucket could hold no call")
+        self._at_least("task_burst", 1, "or the bucket could hold no call")
+        self._at_least("environments_burst", 1, "or no environment could start")
+        if self.cold_start_share > 1:
+            raise LabError(f"cold_start_share={self.cold_start_share!r}: is a share; give one from 0 to 1")
+        if self.mapping_start > self.mapping_limit:
+            raise LabError(
+                f"mapping_start={self.mapping_start:g}: must not be above mapping_limit="
+                f"{self.mapping_limit:g}; lower the one or raise the other"
+            )
+        if self.mapping_per_minute == 0 and self.mapping_start < self.mapping_limit:
+            raise LabError(
+                f"mapping_per_minute=0: then mapping_limit={self.mapping_limit:g} is never reached from "
+                f"mapping_start={self.mapping_start:g}; make them equal"
+            )
+
+    def _at_least(self, name: str, low: float, reason: str) -> None:
+        if getattr(self, name) < low:
+            raise LabError(f"{name}={getattr(self, name)!r}: must be at least {low:g}, {reason}")
+
+
+def sources() -> dict[str, str]:
+    """Where the default of each figure of Quotas was read, all on DATE."""
+    return {one.name: one.metadata["source"] for one in fields(Quotas)}
+
+
+AWS_US_EAST_1 = Quotas()
+"""us-east-1, us-west-2 and eu-west-1, which have the same quotas."""
+
+AWS_OTHER_REGIONS = Quotas(
+    task_burst=1_500.0, task_per_second=300.0, transitions_burst=800.0, transitions_per_second=800.0
+)
+"""The other regions (Step Functions service quotas, 2026-11-24)."""
+
+NEW_ACCOUNT = Quotas(account_concurrency=10.0)
+"""A new account in a large region. That it has less than 1,000 is documented (Lambda developer guide); how
+much is not: 10 is what new accounts report."""
+
+UNLIMITED = Quotas(
+    children_per_second=math.inf,
+    account_concurrency=math.inf,
+    environments_burst=math.inf,
+    environments_per_second=math.inf,
+    cold_start_seconds=0.0,
+    mapping_start=1_000.0,
+    mapping_limit=1_000.0,
+    in_flight_limit=math.inf,
+    task_burst=math.inf,
+    task_per_second=math.inf,
+    transitions_burst=math.inf,
+    transitions_per_second=math.inf,
+    invoke_seconds=0.0,
+    send_seconds=0.0,
+    receive_seconds=0.0,
+    answer_seconds=0.0,
+    return_seconds=0.0,
+)
+"""Nothing but the experiment's own limits: what queueing formulas assume."""

@@ -1,0 +1,238 @@
+"""The simulation: the laws of a run under any quotas, each quota's own arithmetic, and what is refused."""
+
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import experiments
+
+from helpers import checks, connect, metrics, simulate
+from helpers.errors import EngineError, LabError
+from helpers.experiment import Experiment, exponential
+from helpers.simulation import AWS_US_EAST_1, UNLIMITED, Quotas, model, quotas
+
+inf = math.inf
+tight = st.builds(
+    Quotas,
+    children_per_second=st.sampled_from([1.0, 5.0, 100.0, inf]),
+    account_concurrency=st.sampled_from([1.0, 3.0, 1000.0]),
+    environments_burst=st.sampled_from([1.0, 2.0, 1000.0]),
+    environments_per_second=st.sampled_from([0.5, 100.0]),
+    cold_start_seconds=st.sampled_from([0.0, 0.3]),
+    cold_start_share=st.sampled_from([0.0, 0.5]),
+    mapping_start=st.sampled_from([1.0, 5.0]),
+    mapping_per_minute=st.sampled_from([1.0, 60.0, 300.0]),
+    mapping_limit=st.sampled_from([5.0, 1250.0]),
+    ramp_stepped=st.booleans(),
+    in_flight_limit=st.sampled_from([1.0, 4.0, 120_000.0]),
+    task_burst=st.sampled_from([1.0, 3000.0]),
+    task_per_second=st.sampled_from([0.5, 3.0, 500.0]),
+    transitions_burst=st.sampled_from([1.0, 5000.0]),
+    transitions_per_second=st.sampled_from([2.0, 5000.0]),
+)
+any_quotas = st.one_of(st.just(UNLIMITED), st.just(AWS_US_EAST_1), tight)
+FREE = replace(UNLIMITED, mapping_limit=1250.0, mapping_start=1250.0)
+
+
+@settings(max_examples=300)
+@given(experiments, any_quotas, st.integers(1, 40))
+def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout):
+    """Conservation, limits, order, attempts and Little's law, whatever runs out."""
+    checks.verify(simulate(replace(experiment, function_timeout_seconds=function_timeout), allowed))
+
+
+@given(experiments, any_quotas)
+def test_a_simulation_is_a_function(experiment, allowed):
+    """The same experiment under the same quotas gives the same trace, also with too little room at first."""
+    expected = simulate(experiment, allowed)
+    with pytest.MonkeyPatch.context() as patch:
+        real = np.zeros
+
+        def small(shape, dtype=float):
+            few = dtype in (model.ATTEMPTS, model.EVENTS) and shape > 40
+            return real(shape // 4 if few else shape, dtype)
+
+        patch.setattr(model.np, "zeros", small)
+        actual = simulate(experiment, allowed)
+    pd.testing.assert_frame_equal(expected.items, actual.items)
+    pd.testing.assert_frame_equal(expected.attempts, actual.attempts)
+
+
+@given(st.integers(1, 300), st.integers(1, 60), st.integers(0, 5))
+def test_without_frictions_the_makespan_is_near_its_bound(items, workers, seed):
+    """Of one lane it is between the fluid bound and that bound and the longest item (Graham, 1969)."""
+    experiment = Experiment(
+        items,
+        siphon_share=1,
+        worker_concurrency=workers,
+        consumer="fleet",
+        limited_seconds=exponential(1.0),
+        seed=seed,
+    )
+    ideal = metrics.ideal_makespan(experiment)
+    longest = experiment.plan()["task_seconds"].max()
+    found = metrics.summary(simulate(experiment, UNLIMITED))["makespan"]
+    assert ideal * (1 - 1e-9) <= found <= ideal + longest
+
+
+@given(st.integers(2, 400), st.integers(2, 40), st.integers(1, 40))
+def test_more_workers_never_take_longer_on_equal_items(items, workers, more):
+    """With equal service times first come, first served is optimal: the makespan falls with the workers."""
+    base = Experiment(items, siphon_share=1, worker_concurrency=workers, limited_seconds=1.0)
+    spans = [
+        metrics.summary(simulate(replace(base, worker_concurrency=count), FREE))["makespan"]
+        for count in (workers, workers + more)
+    ]
+    assert spans[1] <= spans[0] + 1e-9
+    assert spans[0] == pytest.approx(math.ceil(items / workers))
+
+
+def test_children_start_at_the_dispatch_rate():
+    """100 a second, evenly, the first at once: 10,000 take 99.99 s to start whatever they do."""
+    trace = simulate(Experiment(10_000, siphon_share=0, direct_seconds=0.1))
+    np.testing.assert_allclose(trace.items["arrival"], np.arange(10_000) / 100, atol=1e-6)
+
+
+@pytest.mark.parametrize("stepped", [False, True])
+def test_the_mapping_grows_from_5_by_300_a_minute(stepped):
+    """Evenly, one more each 0.2 s; or by 300 at each whole minute. 100 workers need 19 s, or a minute."""
+    experiment = Experiment(4_000, siphon_share=1, worker_concurrency=100, limited_seconds=2.0)
+    allowed = replace(
+        UNLIMITED, mapping_start=5.0, mapping_per_minute=300.0, mapping_limit=1250.0, ramp_stepped=stepped
+    )
+    time, count = metrics.concurrency(simulate(experiment, allowed), "limited")
+    grown = np.floor(time / 60) * 300 if stepped else np.floor(time * 5 + 1e-9)
+    assert (count <= np.minimum(100, 5 + grown)).all()
+    reached = time[np.argmax(count == 100)]
+    assert reached == pytest.approx(60.0 if stepped else 19.0)
+
+
+def test_answers_wait_for_the_task_bucket():
+    """2,000 answers at once from a bucket of 1,500 and 300 a second: the rest tries again."""
+    allowed = replace(UNLIMITED, task_burst=1_500.0, task_per_second=300.0)
+    experiment = Experiment(
+        2_000, siphon_share=1, consumer="fleet", worker_concurrency=1_000, limited_seconds=0.1
+    )
+    trace = simulate(experiment, allowed)
+    answered = np.sort(trace.items["returned"].to_numpy())
+    assert (trace.items["outcome"] == "succeeded").all()
+    assert (np.arange(1, 2_001) <= 1_500 + 300 * answered + 1e-6).all()
+    assert answered[-1] > 0.2 + 1
+
+
+def test_the_account_holds_both_lanes_together():
+    """Functions at once, direct and limited, never pass the account's concurrency; it is reached."""
+    experiment = Experiment(600, direct_seconds=0.4, limited_seconds=0.4, worker_concurrency=20)
+    trace = simulate(experiment, replace(UNLIMITED, account_concurrency=30.0, children_per_second=120.0))
+    assert metrics.steps(trace.attempts["start"], trace.attempts["end"])[1].max() == 30
+
+
+def test_a_wall_in_flight_holds_back_receiving():
+    """No more messages are received and not deleted than the queue allows: 50 workers, and 6 of them work."""
+    experiment = Experiment(400, siphon_share=1, worker_concurrency=50, limited_seconds=0.5)
+    trace = simulate(experiment, replace(UNLIMITED, in_flight_limit=6.0))
+    assert metrics.summary(trace)["peak_workers"] == 6
+
+
+def test_cold_environments_start_no_faster_than_allowed():
+    """The first 10 at once and 2 a second from then on: a refused call is tried again by the Retry."""
+    experiment = Experiment(40, siphon_share=0, direct_seconds=60.0, cold_start=True)
+    allowed = replace(UNLIMITED, environments_burst=10.0, environments_per_second=2.0, cold_start_seconds=1.0)
+    starts = np.sort(simulate(experiment, allowed).attempts["start"].to_numpy()) - 1.0
+    assert (np.arange(1, len(starts) + 1) <= 10 + 2 * starts + 1e-6).all()
+    assert (starts[:10] == 0).all()
+
+
+def test_a_heartbeat_that_queues_too_long_ends_the_task():
+    """The clock runs while the message waits: of 2 workers at 1 s each, the fifth item would begin at 2 s.
+
+    Nobody has beaten for it by then: it is ended, and its answer is late."""
+    experiment = Experiment(
+        10, siphon_share=1, worker_concurrency=2, limited_seconds=1.0, heartbeat_seconds=2, consumer="fleet"
+    )
+    trace = simulate(experiment, UNLIMITED)
+    late = trace.items["outcome"] == "timed_out"
+    assert late.tolist() == [False] * 4 + [True] * 6
+    assert (trace.items["returned"][late] == 2.0).all()
+    assert (trace.attempts["outcome"] == "late").sum() == 6
+
+
+def test_beats_keep_a_long_task_alive_until_the_bucket_is_empty():
+    """A task of ten periods lives by its beats; a storm of beats beyond the bucket ends tasks in service."""
+    long = Experiment(
+        50, siphon_share=1, worker_concurrency=50, limited_seconds=20.0, heartbeat_seconds=2, consumer="fleet"
+    )
+    assert (simulate(long, UNLIMITED).items["outcome"] == "succeeded").all()
+    storm = simulate(long, replace(UNLIMITED, task_burst=1.0, task_per_second=10.0))
+    assert (storm.items["outcome"] == "timed_out").any()
+
+
+def test_a_function_out_of_time_loses_the_batch():
+    """It is killed, its attempt has no end, and its messages come back after the visibility timeout."""
+    experiment = Experiment(
+        1,
+        siphon_share=1,
+        worker_concurrency=2,
+        limited_seconds=5.0,
+        function_timeout_seconds=3,
+        visibility_timeout_seconds=20,
+        max_receive_count=2,
+        task_timeout_seconds=100,
+    )
+    trace = simulate(experiment, FREE)
+    assert trace.attempts[["start", "outcome"]].values.tolist() == [[0.0, "lost"], [20.0, "lost"]]
+    assert trace.items[["outcome", "returned"]].values.tolist() == [["dead_lettered", 100.0]]
+
+
+def test_settings_share_their_draws():
+    """An item's cold start and backoff are its own: they do not depend on what else runs."""
+    allowed = replace(UNLIMITED, cold_start_share=0.3, cold_start_seconds=1.0)
+    short, long = (
+        simulate(Experiment(items, siphon_share=0, direct_seconds=0.0), allowed).items["service_start"]
+        for items in (50, 500)
+    )
+    assert 5 < (long[:50] > 0).sum() < 30
+    assert short.tolist() == long[:50].tolist()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"children_per_second": 0}, "children_per_second=0"),
+        ({"task_per_second": -1}, "task_per_second=-1"),
+        ({"answer_seconds": math.nan}, "answer_seconds=nan"),
+        ({"answer_seconds": inf}, "finite"),
+        ({"cold_start_share": 1.5}, "cold_start_share=1.5"),
+        ({"account_concurrency": True}, "account_concurrency=True"),
+        ({"ramp_stepped": 1}, "ramp_stepped=1"),
+        ({"mapping_start": 2000}, "mapping_limit=1250"),
+        ({"mapping_per_minute": 0}, "never reached"),
+        ({"in_flight_limit": 0}, "in_flight_limit=0"),
+        ({"task_burst": 0.5}, "task_burst=0.5"),
+    ],
+)
+def test_quotas_that_cannot_be_are_refused(wrong, told):
+    """Negative, no number, or at odds with another: named, with what to do."""
+    with pytest.raises(LabError, match=told):
+        replace(AWS_US_EAST_1, **wrong)
+
+
+def test_every_figure_has_a_source():
+    """A page, or the word that it is assumed."""
+    found = quotas.sources()
+    assert list(found) == [one.name for one in fields(Quotas)]
+    assert all(len(source) > 10 for source in found.values())
+
+
+def test_the_simulated_engine_runs_experiments_and_has_no_services():
+    """Like any engine, but for clients."""
+    experiment = Experiment(20)
+    with connect("simulated") as engine, engine.bench() as run:
+        pd.testing.assert_frame_equal(run(experiment).items, simulate(experiment).items)
+        assert run(experiment).engine == engine.name == "simulated"
+        with pytest.raises(EngineError, match="'sqs'"):
+            engine.client("sqs")
