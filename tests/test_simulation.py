@@ -8,12 +8,15 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle_ciw import service_ends
+from oracle_simpy import simulate_simpy
 from synthetic import experiments
+from twin import simulate_twin
 
 from helpers import checks, connect, metrics, simulate
 from helpers.errors import EngineError, LabError
 from helpers.experiment import Experiment, exponential
-from helpers.simulation import AWS_US_EAST_1, UNLIMITED, Quotas, model, quotas
+from helpers.simulation import AWS_US_EAST_1, UNLIMITED, Quotas, kernel, model, quotas
 
 inf = math.inf
 tight = st.builds(
@@ -43,6 +46,84 @@ FREE = replace(UNLIMITED, mapping_limit=1250.0, mapping_start=1250.0)
 def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout):
     """Conservation, limits, order, attempts and Little's law, whatever runs out."""
     checks.verify(simulate(replace(experiment, function_timeout_seconds=function_timeout), allowed))
+
+
+@settings(max_examples=300)
+@given(
+    experiments,
+    any_quotas,
+    st.integers(1, 40),
+    st.sampled_from([0, 1, 3]),
+    st.sampled_from([None, 1]),
+)
+def test_the_kernel_and_its_plain_twin_agree_bit_for_bit(
+    experiment, allowed, function_timeout, window, heartbeat
+):
+    """The same model written again, plainly, from its description: every column of both tables is equal."""
+    experiment = replace(
+        experiment,
+        function_timeout_seconds=function_timeout,
+        batch_window_seconds=window,
+        heartbeat_seconds=heartbeat,
+    )
+    items, attempts = model.run(experiment, allowed)
+    twin_items, twin_attempts = simulate_twin(experiment, allowed)
+    for name in ("arrival", "enqueued", "service_start", "service_end", "returned", "count", "outcome"):
+        np.testing.assert_array_equal(twin_items[name], items[name], name)
+    for name in ("item", "worker", "start", "outcome"):
+        np.testing.assert_array_equal(twin_attempts[name], attempts[name], name)
+    ended = attempts["outcome"] != kernel.LOST
+    np.testing.assert_array_equal(np.array(twin_attempts["end"])[ended], attempts["end"][ended])
+
+
+@given(
+    st.integers(1, 80),
+    st.sampled_from([1, 3, 20, 0]),
+    st.floats(0, 1),
+    st.integers(2, 20),
+    st.sampled_from([5.0, 100.0, 1000.0]),
+    st.integers(0, 9),
+)
+def test_the_core_is_that_of_a_simpy_model(items, map_concurrency, siphon_share, workers, rate, seed):
+    """Processes and resources of a general library give the same times, to the last bit."""
+    experiment = Experiment(
+        items,
+        map_concurrency=map_concurrency,
+        siphon_share=siphon_share,
+        worker_concurrency=workers,
+        direct_seconds=exponential(0.2),
+        limited_seconds=exponential(0.5),
+        task_timeout_seconds=100_000,
+        function_timeout_seconds=900,
+        visibility_timeout_seconds=43_200,
+        seed=seed,
+    )
+    latencies = {"send_seconds": 0.011, "invoke_seconds": 0.013, "receive_seconds": 0.017}
+    latencies |= {"answer_seconds": 0.019, "return_seconds": 0.023, "map_start_seconds": 0.5}
+    allowed = replace(UNLIMITED, children_per_second=rate, **latencies)
+    expected, (found, _) = simulate_simpy(experiment, allowed), model.run(experiment, allowed)
+    for name, times in expected.items():
+        np.testing.assert_array_equal(times, found[name], name)
+
+
+@given(st.integers(1, 200), st.integers(2, 20), st.integers(0, 9))
+def test_services_end_when_ciw_ends_them(items, workers, seed):
+    """A queue of c servers in a library for queueing networks ends the same services at the same times."""
+    experiment = Experiment(
+        items,
+        siphon_share=1,
+        worker_concurrency=workers,
+        consumer="fleet",
+        limited_seconds=exponential(1.0),
+        task_timeout_seconds=100_000,
+        function_timeout_seconds=900,
+        visibility_timeout_seconds=43_200,
+        seed=seed,
+    )
+    found = simulate(experiment, replace(UNLIMITED, children_per_second=8.0)).items
+    services = experiment.plan()["task_seconds"].tolist()
+    expected = service_ends(found["enqueued"].tolist(), services, workers)
+    np.testing.assert_allclose(np.sort(found["service_end"]), expected, rtol=1e-12)
 
 
 @given(experiments, any_quotas)

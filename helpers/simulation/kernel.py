@@ -449,5 +449,6 @@ def loop(h: Any, s: Any, x: Any, p: Any, v: Any, r: Any, b: Any, m: Any) -> bool
                 _push(h, s, (now + cold) + v[number].service, DONE, number)
         elif now >= x[WAKE]:
             x[WAKE] = np.inf
-        if s[QUEUED] > 0 and not _poll(h, s, x, p, v, r, b, m, now):
+        # A clock that runs out leaves the consumer nothing new to do.
+        if kind != EXPIRE and s[QUEUED] > 0 and not _poll(h, s, x, p, v, r, b, m, now):
             return False
