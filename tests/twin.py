@@ -349,7 +349,9 @@ class Twin:
                 elif self.environments_worker.take(now):
                     cold = self.q.cold_start_seconds
                 else:
-                    self.wake_at(now + 1.0 / self.q.environments_per_second)
+                    missing = 1.0 - self.environments_worker.level
+                    then = now + missing / self.q.environments_per_second
+                    self.wake_at(max(then, math.nextafter(now, math.inf)))
                     return
             self.receive(now, int(size), cold)
 

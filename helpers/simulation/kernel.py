@@ -289,7 +289,8 @@ def _poll(h: Any, s: Any, x: Any, p: Any, v: Any, r: Any, b: Any, m: Any, now: f
             elif _take(x, WORKER_ENVIRONMENTS, now):
                 cold = p.cold_start_seconds
             else:
-                _wake(h, s, x, now + 1.0 / p.environments_per_second)
+                missing = 1.0 - x[BUCKETS + 4 * WORKER_ENVIRONMENTS]
+                _wake(h, s, x, max(now + missing / p.environments_per_second, np.nextafter(now, np.inf)))
                 break
             s[FUNCTIONS] += 1
         s[SLOTS] -= 1
@@ -449,6 +450,6 @@ def loop(h: Any, s: Any, x: Any, p: Any, v: Any, r: Any, b: Any, m: Any) -> bool
                 _push(h, s, (now + cold) + v[number].service, DONE, number)
         elif now >= x[WAKE]:
             x[WAKE] = np.inf
-        # A clock that runs out leaves the consumer nothing new to do.
+        # A clock that runs out leaves the consumer nothing new to do: what time alone brings, a POLL is for.
         if kind != EXPIRE and s[QUEUED] > 0 and not _poll(h, s, x, p, v, r, b, m, now):
             return False

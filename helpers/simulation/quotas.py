@@ -12,6 +12,11 @@ from helpers.errors import LabError
 __all__ = ["AWS_OTHER_REGIONS", "AWS_US_EAST_1", "NEW_ACCOUNT", "UNLIMITED", "Quotas", "sources"]
 
 DATE = "2026-11-24"
+FINITE = (
+    *("map_start_seconds", "cold_start_seconds", "invoke_seconds", "send_seconds", "receive_seconds"),
+    *("answer_seconds", "return_seconds", "mapping_per_minute"),
+)
+WHOLE = ("account_concurrency", "mapping_start", "mapping_limit", "in_flight_limit")
 _SFN = "Step Functions service quotas"
 _LAMBDA = "Lambda developer guide, lambda-concurrency"
 _SCALING = "Lambda developer guide, services-sqs-scaling"
@@ -73,8 +78,10 @@ class Quotas:
                     raise LabError(f"ramp_stepped={value!r}: must be True or False; give one of them")
             elif isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise LabError(f"{one.name}={value!r}: must be a number >= 0; give one, or math.inf")
-            elif one.name.endswith("_seconds") and math.isinf(value):
-                raise LabError(f"{one.name}={value!r}: must be finite; give seconds")
+            elif one.name in FINITE and math.isinf(value):
+                raise LabError(f"{one.name}={value!r}: must be finite; give a number")
+            elif one.name in WHOLE and value % 1 > 0:
+                raise LabError(f"{one.name}={value!r}: counts things; give a whole number, or math.inf")
         for name in ("children_per_second", "environments_per_second", "task_per_second"):
             self._at_least(name, 1e-6, "or nothing would ever start or end")
         self._at_least("account_concurrency", 1, "or no function could run")
