@@ -10,7 +10,7 @@ import pandas as pd
 
 from helpers import metrics
 from helpers.experiment import DIRECT_ATTEMPTS
-from helpers.trace import Trace
+from helpers.trace import ITEM_TIMES, Trace
 
 __all__ = ["LAWS", "LawBroken", "attempts", "conservation", "limits", "little", "order", "verify"]
 
@@ -20,7 +20,6 @@ SAMPLED_SHARE = 0.15
 SAMPLED_MESSAGES = 2.0
 FEWEST_SAMPLES = 20  # fewer say little about a mean
 
-_TIMES = ("arrival", "enqueued", "service_start", "service_end", "returned")
 # Times that an outcome explains the lack of: a task can end unserved, or before its message was sent.
 _MAY_LACK = {
     "succeeded": (),
@@ -94,13 +93,13 @@ def order(trace: Trace) -> None:
     items = trace.items
     for outcome, may_lack in _MAY_LACK.items():
         own = items[items["outcome"] == outcome]
-        for column in _TIMES:
+        for column in ITEM_TIMES:
             missing = own[own[column].isna()]
             if len(missing) and column not in may_lack:
                 row = missing.iloc[0]
                 raise LawBroken("order", int(row["item"]), _last(row), f"it is {outcome} without {column}")
     latest = items["arrival"].to_numpy()
-    for column in _TIMES[1:]:
+    for column in ITEM_TIMES[1:]:
         time = items[column].to_numpy()
         early = time < latest - trace.clock_seconds
         if column == "returned":
@@ -187,11 +186,11 @@ def little(trace: Trace) -> None:
         return
     samples = trace.samples[trace.samples["time"].between(time[0], time[-1])]
     if len(samples) >= FEWEST_SAMPLES and time[-1] - time[0] > len(samples) * trace.clock_seconds:
-        traced = count[np.searchsorted(time, samples["time"], "right") - 1]
+        moments = samples["time"].to_numpy()
+        traced = metrics.count_at((time, count), moments)
         sampled = (samples["visible"] + samples["in_flight"]).to_numpy()
-        since, busy = metrics.concurrency(trace, "limited")
-        at_once = np.concatenate([[0], busy])[np.searchsorted(since, samples["time"], "right")]
-        done = (trace.experiment.batch_size - 1) / 2 * at_once.mean()
+        busy = metrics.count_at(metrics.concurrency(trace, "limited"), moments)
+        done = (trace.experiment.batch_size - 1) / 2 * busy.mean()
         off = max(traced.mean() - sampled.mean(), sampled.mean() - traced.mean() - done)
         if off > SAMPLED_SHARE * traced.mean() + SAMPLED_MESSAGES:
             worst = float(samples["time"].iloc[int(np.argmax(abs(sampled - traced)))])
@@ -206,7 +205,7 @@ def _moment(time: float) -> float | None:
 
 
 def _last(row: "pd.Series[float]") -> float | None:
-    return _moment(row[list(_TIMES)].max())
+    return _moment(row[ITEM_TIMES].max())
 
 
 LAWS: Mapping[str, Callable[[Trace], None]] = MappingProxyType(

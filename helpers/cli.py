@@ -156,8 +156,7 @@ def sweep(
         raise LabError("--resume: which sweep? give its folder by --out")
     for limits in (check, under):
         tune.bounds(limits)
-    if objective not in tune.OBJECTIVES:
-        raise LabError(f"--objective {objective}: choose one of {', '.join(tune.OBJECTIVES)}")
+    tune.check_objective(objective)
     settings = _settings(grid.read_text() if grid else _assigned(values))
     whole = sweeps.Sweep(settings, repetitions)
     folder = out or ROOT / "runs" / f"sweep-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"

@@ -19,6 +19,7 @@ from helpers.fleet import RECEIVE_LIMIT
 from helpers.fleet_worker import LONG_POLL_SECONDS
 from helpers.live import fits_input, items_text
 from helpers.metrics import ideal_makespan
+from helpers.simulation.quotas import AWS_US_EAST_1
 from helpers.trace import Trace
 
 __all__ = ["US_EAST_1", "Price", "Prices", "bill", "estimate", "express", "of", "per_month", "total"]
@@ -36,8 +37,8 @@ RESULT_FILES = 2
 """Assumed: the ResultWriter's manifest and one file of results, each written once and read once."""
 MAPPING_POLLERS = 5
 """Of an event source mapping at rest: Lambda guide, services-sqs-scaling, 2026-11-24."""
-CHILDREN_PER_SECOND = 100
-"""Standard children that a Map Run starts at most: Step Functions service quotas, 2026-11-24."""
+CHILDREN_PER_SECOND = AWS_US_EAST_1.children_per_second
+"""Standard children that a Map Run starts at most."""
 DAYS_A_MONTH = 365 / 12
 
 

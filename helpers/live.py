@@ -26,7 +26,7 @@ from helpers.errors import StackError
 from helpers.experiment import Experiment
 from helpers.fleet import Fleet
 from helpers.stack import INPUT_LIMIT_BYTES, Stack, deploy, parameters
-from helpers.trace import Trace
+from helpers.trace import ITEM_TIMES, Trace
 
 SAMPLE_SECONDS = 0.25
 """Between two looks at the queue's depth."""
@@ -453,10 +453,10 @@ def _as_trace(
     samples: list[dict[str, float]],
 ) -> Trace:
     """The trace from rows whose times are epoch seconds."""
-    items = pd.DataFrame(rows, columns=["item", "lane", *_ITEM_TIMES, "attempts", "outcome"])
+    items = pd.DataFrame(rows, columns=["item", "lane", *ITEM_TIMES, "attempts", "outcome"])
     tries = pd.DataFrame(attempts, columns=["item", "attempt", "worker", "start", "end", "outcome"])
     depth = pd.DataFrame(samples, columns=["time", "visible", "in_flight"])
-    for table, times in ((items, _ITEM_TIMES), (tries, ["start", "end"]), (depth, ["time"])):
+    for table, times in ((items, ITEM_TIMES), (tries, ["start", "end"]), (depth, ["time"])):
         table[times] = table[times].astype(float) - began
     return Trace(
         experiment=experiment,
@@ -468,9 +468,6 @@ def _as_trace(
         versions=stack.engine.versions(),
         clock_seconds=stack.engine.clock_seconds,
     )
-
-
-_ITEM_TIMES = ["arrival", "enqueued", "service_start", "service_end", "returned"]
 
 
 def _epoch(text: str) -> float:

@@ -12,7 +12,16 @@ from helpers.errors import TraceError
 from helpers.experiment import Experiment
 from helpers.trace import LANES, OUTCOMES, Trace
 
-__all__ = ["backlog", "concurrency", "ideal_makespan", "queue_depth", "saturation", "steps", "summary"]
+__all__ = [
+    "backlog",
+    "concurrency",
+    "count_at",
+    "ideal_makespan",
+    "queue_depth",
+    "saturation",
+    "steps",
+    "summary",
+]
 
 Floats = npt.NDArray[np.float64]
 Steps = tuple[Floats, npt.NDArray[np.int64]]
@@ -34,6 +43,12 @@ def steps(starts: npt.ArrayLike, ends: npt.ArrayLike) -> Steps:
     time, count = both[order], np.cumsum(np.where(order < len(start), 1, -1))
     last = np.append(time[1:] != time[:-1], True)[: len(time)]
     return time[last], count[last]
+
+
+def count_at(counted: Steps, moments: Floats) -> npt.NDArray[np.int64]:
+    """The count of such steps at each of these moments (s), 0 before the first."""
+    time, count = counted
+    return np.concatenate([[0], count])[np.searchsorted(time, moments, "right")]
 
 
 def concurrency(trace: Trace, lane: str | None = None) -> Steps:
@@ -105,11 +120,11 @@ def saturation(trace: Trace) -> dict[str, float]:
     moments = np.unique(np.concatenate([[0.0, end], *(time for time, _ in counted)]))
     moments = moments[(moments >= 0) & (moments <= end)]
     seconds = np.diff(moments)
-    waiting, hidden, busy, started, children = (_count_at(counts, moments[:-1]) for counts in counted)
+    waiting, hidden, busy, started, children = (count_at(counts, moments[:-1]) for counts in counted)
     worker_limit = min(experiment.worker_concurrency, experiment.map_limit)
     limit = "worker limit" if experiment.worker_concurrency <= experiment.map_limit else "map concurrency"
     idle = "batch size" if experiment.batch_size > 1 else "engine"
-    loads = _loads(experiment.plan(), experiment)
+    loads = _loads(_work(experiment.plan(), experiment), experiment)
     unstarted = started < len(items)
     queued = (waiting > hidden) & ~(unstarted & (loads["all"] > loads["limited"]))
     unstarted &= ~queued
@@ -182,11 +197,13 @@ def _describe(items: pd.DataFrame, makespan: float, ideal: float) -> dict[str, A
 def _fluid_bounds(experiment: Experiment, timed_out: Iterable[int]) -> dict[str, float]:
     plan = experiment.plan()
     plan = plan[~plan["item"].isin(list(timed_out))]
-    longest = {name: float(work.max(initial=0.0)) for name, work in _work(plan, experiment).items()}
-    return {name: max(load, longest[name]) for name, load in _loads(plan, experiment).items()}
+    work = _work(plan, experiment)
+    return {
+        name: max(load, float(work[name].max(initial=0.0))) for name, load in _loads(work, experiment).items()
+    }
 
 
-def _loads(plan: pd.DataFrame, experiment: Experiment) -> dict[str, float]:
+def _loads(work: dict[str, Floats], experiment: Experiment) -> dict[str, float]:
     """Seconds that each lane's planned work, and all of it, takes at the most that may be at once."""
     map_limit = experiment.map_limit
     at_once = {
@@ -194,7 +211,7 @@ def _loads(plan: pd.DataFrame, experiment: Experiment) -> dict[str, float]:
         "limited": min(map_limit, experiment.worker_concurrency),
         "all": map_limit,
     }
-    return {name: float(work.sum()) / at_once[name] for name, work in _work(plan, experiment).items()}
+    return {name: float(own.sum()) / at_once[name] for name, own in work.items()}
 
 
 def _work(plan: pd.DataFrame, experiment: Experiment) -> dict[str, Floats]:
@@ -245,11 +262,6 @@ def _utilisation(trace: Trace) -> float | None:
     with_work = float(np.diff(time)[count[:-1] > 0].sum())
     busy = float((attempts["end"] - attempts["start"]).sum())
     return _ratio(busy, trace.experiment.worker_concurrency * with_work)
-
-
-def _count_at(counted: Steps, moments: Floats) -> npt.NDArray[np.int64]:
-    time, count = counted
-    return np.concatenate([[0], count])[np.searchsorted(time, moments, "right")]
 
 
 def _peak(counted: Steps) -> int:

@@ -227,7 +227,7 @@ def report(path: Path, out_dir: Path, parameters: Mapping[str, Any], progress: b
         result = execute(Path(folder, "report.ipynb"), out_dir, parameters, progress)
     page, _ = HTMLExporter(exclude_input=True, exclude_output_prompt=True).from_filename(str(result.path))
     write_whole(out_dir / "report.html", page)
-    for number, png in enumerate(_figures(result.path), 1):
+    for number, png in enumerate(_figures(_outputs(_cells(result.path))), 1):
         (out_dir / f"figure-{number}.png").write_bytes(base64.b64decode(png))
     return result
 
@@ -463,7 +463,8 @@ def _sentence(failure: Any) -> str:
 def _result(saved: Path, seconds: float, index: int | None, error: str | None) -> Result:
     """Read the executed notebook back; `index` is the place of the failed cell in it, counted from 0."""
     cells = _cells(saved)
-    readings = [data[READING] for data in _outputs(saved) if READING in data]
+    outputs = _outputs(cells)
+    readings = [data[READING] for data in outputs if READING in data]
     return Result(
         name=saved.stem,
         path=saved,
@@ -472,7 +473,7 @@ def _result(saved: Path, seconds: float, index: int | None, error: str | None) -
         cell=None if index is None else len(_code(cells[: index + 1])),
         error=error,
         readings={one["name"]: {"value": one["value"], "unit": one["unit"]} for one in readings},
-        figures=len(_figures(saved)),
+        figures=len(_figures(outputs)),
     )
 
 
@@ -484,14 +485,14 @@ def _cells(saved: Path) -> list[Any]:
     return list(remove_error_markers(nbformat.read(saved, as_version=4)).cells)
 
 
-def _outputs(saved: Path) -> list[Any]:
-    """What the cells of an executed notebook displayed, each by media type."""
-    return [out.data for cell in _code(_cells(saved)) for out in cell.outputs if "data" in out]
+def _outputs(cells: Sequence[Any]) -> list[Any]:
+    """What these cells displayed, each by media type."""
+    return [out.data for cell in _code(cells) for out in cell.outputs if "data" in out]
 
 
-def _figures(saved: Path) -> list[str]:
-    """The PNG images of an executed notebook, in base64."""
-    return [data["image/png"].replace("\n", "") for data in _outputs(saved) if "image/png" in data]
+def _figures(outputs: Sequence[Any]) -> list[str]:
+    """The PNG images among what was displayed, in base64."""
+    return [data["image/png"].replace("\n", "") for data in outputs if "image/png" in data]
 
 
 def _report(out_dir: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
@@ -529,10 +530,9 @@ def _index(report: Mapping[str, Any], results: Sequence[Result]) -> str:
             f'<td class="number">{result.seconds:.1f}</td>'
             f"<td><pre>{html.escape(where + (result.error or ''))}</pre></td></tr>"
         )
-        figures = _figures(result.path)
-        readings = [
-            f"<li>{html.escape(data['text/plain'])}</li>" for data in _outputs(result.path) if READING in data
-        ]
+        outputs = _outputs(_cells(result.path))
+        figures = _figures(outputs)
+        readings = [f"<li>{html.escape(data['text/plain'])}</li>" for data in outputs if READING in data]
         if figures or readings:
             sections.append(f"<h2>{name}</h2>" + (f"<ul>{''.join(readings)}</ul>" if readings else ""))
             sections += [

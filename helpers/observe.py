@@ -30,7 +30,7 @@ from helpers.observing import diagnosis, history, items
 from helpers.observing.history import Attempt
 from helpers.observing.items import Case
 from helpers.observing.reader import PAGE, Reader, check
-from helpers.trace import LANES, Trace
+from helpers.trace import ITEM_TIMES, LANES, Trace
 
 __all__ = ["Observation", "execution"]
 
@@ -43,7 +43,6 @@ YEAR_SECONDS = 31_536_000
 FUNCTION_SECONDS = 900
 """The longest that a callback may wait, and a function run (Step Functions and Lambda quotas, 2026-11-24)."""
 CALLBACK = "sqs:sendMessage.waitForTaskToken"
-TIMES = ["arrival", "enqueued", "service_start", "service_end", "returned"]
 NAN = float("nan")
 
 States = Mapping[str, Mapping[str, Any]]
@@ -394,9 +393,9 @@ def _trace(
 ) -> Trace:
     """The trace, with an experiment that these settings and what was measured make up."""
     engine, began = reader.engine, described["startDate"].timestamp()
-    found = pd.DataFrame(rows, columns=["item", "lane", *TIMES, "attempts", "outcome"])
+    found = pd.DataFrame(rows, columns=["item", "lane", *ITEM_TIMES, "attempts", "outcome"])
     tries = pd.DataFrame(attempts, columns=["item", "attempt", "worker", "start", "end", "outcome"])
-    found[TIMES] = found[TIMES].astype(float) - began
+    found[ITEM_TIMES] = found[ITEM_TIMES].astype(float) - began
     tries[["start", "end"]] = tries[["start", "end"]].astype(float) - began
     for lane in LANES:
         own = found[found["lane"] == lane]

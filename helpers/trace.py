@@ -13,10 +13,13 @@ import pandas as pd
 from helpers.errors import LabError, TraceError
 from helpers.experiment import Experiment
 
-__all__ = ["LANES", "OUTCOMES", "Trace"]
+__all__ = ["ATTEMPT_OUTCOMES", "ITEM_TIMES", "LANES", "OUTCOMES", "Trace"]
 
 LANES = ("direct", "limited")
 OUTCOMES = ("succeeded", "failed", "timed_out", "dead_lettered")
+ATTEMPT_OUTCOMES = ("succeeded", "failed", "late", "lost")
+ITEM_TIMES = ["arrival", "enqueued", "service_start", "service_end", "returned"]
+"""The times of an item, in the order in which they happen."""
 
 FORMAT = 1
 _COLUMNS = {
@@ -44,7 +47,7 @@ _COLUMNS = {
 _WORDS = {
     ("items", "lane"): LANES,
     ("items", "outcome"): OUTCOMES,
-    ("attempts", "outcome"): ("succeeded", "failed", "late", "lost"),
+    ("attempts", "outcome"): ATTEMPT_OUTCOMES,
 }
 
 

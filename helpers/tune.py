@@ -24,6 +24,7 @@ __all__ = [
     "Recommendation",
     "bounds",
     "check",
+    "check_objective",
     "curve",
     "interval",
     "knee",
@@ -201,8 +202,7 @@ def check(rows: pd.DataFrame, limits: str = "") -> list[str]:
             continue
         told += [
             f"{row['run']}: {name}={_number(row, name):g}, but must be {sign}{bound:g}"
-            for name, sign, bound in limited
-            if not SIGNS[sign](_number(row, name), bound)
+            for name, sign, bound in _broken(row, limited)
         ]
     return told
 
@@ -238,8 +238,7 @@ def recommend(rows: pd.DataFrame, objective: str = "makespan", limits: str = "")
     lies behind the workers least. limits: as in `check`. Raises SweepError for an objective not in
     OBJECTIVES, and when no setting is left, naming how many each limit leaves.
     """
-    if objective not in OBJECTIVES:
-        raise SweepError(f"objective={objective!r}: must be one of {', '.join(OBJECTIVES)}; choose one")
+    check_objective(objective)
     limited = bounds(limits)
     summary = medians(rows)
     allowed = summary[(summary["failed"] == 0) & _keep(rows, summary, limited)]
@@ -251,6 +250,12 @@ def recommend(rows: pd.DataFrame, objective: str = "makespan", limits: str = "")
     candidates = {setting: _experiment(rows, setting) for setting in equal}
     setting = min(candidates, key=lambda n: (candidates[n].worker_concurrency, candidates[n].map_limit))
     return _recommendation(rows, summary, setting, candidates[setting], objective, limited)
+
+
+def check_objective(objective: str) -> None:
+    """Raise SweepError for an objective that is not in OBJECTIVES."""
+    if objective not in OBJECTIVES:
+        raise SweepError(f"objective={objective!r}: must be one of {', '.join(OBJECTIVES)}; choose one")
 
 
 def bounds(limits: str) -> list[Bound]:
@@ -275,6 +280,11 @@ def _number(row: Mapping[Hashable, Any], name: str) -> float:
     return math.nan if value is None else float(value)
 
 
+def _broken(row: Mapping[Hashable, Any], limits: Sequence[Bound]) -> list[Bound]:
+    """Those of the limits that a run does not keep."""
+    return [(name, sign, bound) for name, sign, bound in limits if not SIGNS[sign](_number(row, name), bound)]
+
+
 def _sound(rows: pd.DataFrame) -> pd.DataFrame:
     """The runs that have a trace, which keeps the laws."""
     return rows[rows["error"].isna() & rows["law"].isna()]
@@ -282,10 +292,7 @@ def _sound(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _keep(rows: pd.DataFrame, summary: pd.DataFrame, bounds: Sequence[Bound]) -> npt.NDArray[np.bool_]:
     """For each setting of the summary, whether all of its runs keep the bounds."""
-    kept = [
-        all(SIGNS[sign](_number(row, name), bound) for name, sign, bound in bounds)
-        for row in rows.to_dict("records")
-    ]
+    kept = [not _broken(row, bounds) for row in rows.to_dict("records")]
     good = pd.Series(kept, index=rows.index).groupby(rows["setting"]).all()
     return summary["setting"].map(good).to_numpy(bool)
 

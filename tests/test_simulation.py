@@ -19,6 +19,12 @@ from helpers.experiment import Experiment, exponential
 from helpers.simulation import AWS_US_EAST_1, UNLIMITED, Quotas, model, quotas
 
 inf = math.inf
+OUT_OF_REACH = {
+    "task_timeout_seconds": 100_000,
+    "function_timeout_seconds": 900,
+    "visibility_timeout_seconds": 43_200,
+}
+"""Clocks that the oracles do not know."""
 tight = st.builds(
     Quotas,
     children_per_second=st.sampled_from([1.0, 5.0, 100.0, inf]),
@@ -91,10 +97,8 @@ def test_the_core_is_that_of_a_simpy_model(items, map_concurrency, siphon_share,
         worker_concurrency=workers,
         direct_seconds=exponential(0.2),
         limited_seconds=exponential(0.5),
-        task_timeout_seconds=100_000,
-        function_timeout_seconds=900,
-        visibility_timeout_seconds=43_200,
         seed=seed,
+        **OUT_OF_REACH,
     )
     latencies = {"send_seconds": 0.011, "invoke_seconds": 0.013, "receive_seconds": 0.017}
     latencies |= {"answer_seconds": 0.019, "return_seconds": 0.023, "map_start_seconds": 0.5}
@@ -113,10 +117,8 @@ def test_services_end_when_ciw_ends_them(items, workers, seed):
         worker_concurrency=workers,
         consumer="fleet",
         limited_seconds=exponential(1.0),
-        task_timeout_seconds=100_000,
-        function_timeout_seconds=900,
-        visibility_timeout_seconds=43_200,
         seed=seed,
+        **OUT_OF_REACH,
     )
     found = simulate(experiment, replace(UNLIMITED, children_per_second=8.0)).items
     services = experiment.plan()["task_seconds"].tolist()

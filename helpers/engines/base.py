@@ -43,6 +43,8 @@ class Engine:
 
     "A few seconds", says the Step Functions developer guide, concepts-read-consistency, 2026-11-24.
     """
+    paced: ClassVar[bool] = True
+    """Whether AWS's quotas on API calls hold here."""
     endpoint_url: str
     """Where the engine answers."""
 

@@ -211,6 +211,7 @@ class Embedded(Engine):
     poll_seconds = 0.1
     log_seconds = 5.0
     settle_seconds = 0.0
+    paced = False
 
     def __init__(self) -> None:
         super().__init__()

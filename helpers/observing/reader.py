@@ -11,7 +11,6 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from helpers.engines.base import Engine
-from helpers.engines.embedded import Embedded
 from helpers.errors import ObserveError
 
 __all__ = ["PAGE", "QUOTAS", "Bucket", "Reader", "check"]
@@ -86,7 +85,7 @@ class Reader:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.paced = engine.name != Embedded.name
+        self.paced = engine.paced
         self.notes: list[str] = []
         self._buckets = {action: Bucket(*quota) for action, quota in QUOTAS.items()} if self.paced else {}
 

@@ -13,11 +13,13 @@ from typing import Any
 import numba
 import numpy as np
 
+from helpers.experiment import DIRECT_ATTEMPTS
+
 FREE, DONE, END, ANSWER, NEXT, VISIBLE, EXPIRE, BEAT, START, INVOKE, POLL = range(11)
 """Kinds of events, in their order at one moment."""
 SUCCEEDED, FAILED, TIMED_OUT, DEAD_LETTERED = range(4)
 LATE, LOST = 2, 3
-"""Outcomes: of an item the first four; of an attempt the first two and these."""
+"""Outcomes, by their places in `trace.OUTCOMES` and `trace.ATTEMPT_OUTCOMES`."""
 COLD, BACKOFF, THROTTLED = range(16, 19)
 """Streams of draws; those below 16 are the experiment's own."""
 
@@ -28,7 +30,7 @@ READY, FIRST, WAKE, BUCKETS = range(4)
 TRANSITIONS, ANSWERS, BEATS, DIRECT_ENVIRONMENTS, WORKER_ENVIRONMENTS = range(5)
 
 ENDLESS = 2**62
-RETRIES = 4
+RETRIES = DIRECT_ATTEMPTS - 1
 """Of the direct lane's Retry; 1 s, doubled each time, at most 30 s, with full jitter (infra/combined)."""
 TRIES = 9
 """Of an answer that is throttled, after the first; 1 s, doubled, at most 20 s (botocore's standard mode)."""
@@ -125,7 +127,7 @@ def _admit(h: Any, s: Any, x: Any, p: Any, now: float) -> None:
 
 
 @compiled
-def _close(h: Any, s: Any, x: Any, p: Any, v: Any, i: int, now: float, at: float, how: int) -> None:
+def _close(h: Any, s: Any, x: Any, v: Any, i: int, now: float, at: float, how: int) -> None:
     """The child of item i ends: its place in the map is free when it has returned."""
     if v[i].open:
         v[i].open = False
@@ -142,7 +144,7 @@ def _again(h: Any, s: Any, x: Any, p: Any, v: Any, i: int, now: float) -> None:
         v[i].retries += 1
         _push(h, s, now + wait, INVOKE, i)
     else:
-        _close(h, s, x, p, v, i, now, now + p.return_seconds, FAILED)
+        _close(h, s, x, v, i, now, now + p.return_seconds, FAILED)
 
 
 @compiled
@@ -200,7 +202,7 @@ def _answer(h: Any, s: Any, x: Any, p: Any, v: Any, r: Any, b: Any, m: Any, slot
     if _take(x, ANSWERS, now):
         if v[i].open:
             _end(v, r, i, row, SUCCEEDED)
-            _close(h, s, x, p, v, i, now, now + p.answer_seconds, SUCCEEDED)
+            _close(h, s, x, v, i, now, now + p.answer_seconds, SUCCEEDED)
         else:
             r[row].outcome = LATE
         _push(h, s, now + p.answer_seconds, NEXT, slot)
@@ -355,7 +357,7 @@ def loop(h: Any, s: Any, x: Any, p: Any, v: Any, r: Any, b: Any, m: Any) -> bool
                 _again(h, s, x, p, v, number, now)
             else:
                 _end(v, r, number, row, SUCCEEDED)
-                _close(h, s, x, p, v, number, now, now + p.return_seconds, SUCCEEDED)
+                _close(h, s, x, v, number, now, now + p.return_seconds, SUCCEEDED)
         elif kind == END:
             slot = number
             if b[slot].killed:
@@ -404,7 +406,7 @@ def loop(h: Any, s: Any, x: Any, p: Any, v: Any, r: Any, b: Any, m: Any) -> bool
                     deadline = min(deadline, v[number].beaten + p.heartbeat)
                 if now >= deadline:
                     how = DEAD_LETTERED if v[number].dead else TIMED_OUT
-                    _close(h, s, x, p, v, number, now, now, how)
+                    _close(h, s, x, v, number, now, now, how)
                 else:
                     _push(h, s, deadline, EXPIRE, number)
         elif kind == BEAT:

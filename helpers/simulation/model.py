@@ -29,9 +29,8 @@ import numpy as np
 import pandas as pd
 
 from helpers.experiment import Experiment
-from helpers.simulation import kernel
 from helpers.simulation.quotas import AWS_US_EAST_1, Quotas
-from helpers.trace import LANES, OUTCOMES, Trace
+from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, LANES, OUTCOMES, Trace
 
 __all__ = ["simulate"]
 
@@ -39,8 +38,6 @@ Records = np.ndarray[Any, np.dtype[np.void]]
 
 STARTED = "1970-01-01T00:00:00+00:00"
 """When every simulated execution starts: its time is virtual."""
-ATTEMPT_OUTCOMES = ("succeeded", "failed", "late", "lost")
-"""By the kernel's numbers; those of items are `trace.OUTCOMES`, in its order."""
 
 
 def _record(**fields: str) -> np.dtype[Any]:
@@ -77,11 +74,7 @@ def simulate(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> Trace:
         {
             "item": np.arange(experiment.items),
             "lane": _words(items["limited"], LANES),
-            "arrival": items["arrival"],
-            "enqueued": items["enqueued"],
-            "service_start": items["service_start"],
-            "service_end": items["service_end"],
-            "returned": items["returned"],
+            **{name: items[name] for name in ITEM_TIMES},
             "attempts": items["count"],
             "outcome": _words(items["outcome"], OUTCOMES),
         }
@@ -93,7 +86,7 @@ def simulate(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> Trace:
             "attempt": pd.Series(attempts["item"]).groupby(attempts["item"]).cumcount() + 1,
             "worker": _words(attempts["worker"] + 1, workers),
             "start": attempts["start"],
-            "end": np.where(attempts["outcome"] == kernel.LOST, math.nan, attempts["end"]),
+            "end": attempts["end"],
             "outcome": _words(attempts["outcome"], ATTEMPT_OUTCOMES),
         }
     )
@@ -119,6 +112,9 @@ def run(experiment: Experiment, quotas: Quotas) -> tuple[Records, Records]:
 
     Where the heap or the attempts need more room than was guessed, all is run again with twice as much.
     """
+    # Every start of the lab imports this module, and numba takes a fifth of a second.
+    from helpers.simulation import kernel
+
     plan = experiment.plan()
     limited = (plan["lane"] == "limited").to_numpy()
     failures = plan["failures"].to_numpy()
@@ -128,7 +124,7 @@ def run(experiment: Experiment, quotas: Quotas) -> tuple[Records, Records]:
     settings = _settings(experiment, quotas)
     while True:
         items = np.zeros(experiment.items, ITEMS)
-        for name in ("arrival", "enqueued", "service_start", "service_end", "returned"):
+        for name in ITEM_TIMES:
             items[name] = math.nan
         items["limited"], items["failures"], items["service"] = limited, failures, plan["task_seconds"]
         attempts = np.zeros(rows, ATTEMPTS)
