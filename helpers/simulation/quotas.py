@@ -9,13 +9,24 @@ from typing import Any
 
 from helpers.errors import LabError
 
-__all__ = ["AWS_OTHER_REGIONS", "AWS_US_EAST_1", "NEW_ACCOUNT", "UNLIMITED", "Quotas", "sources"]
+__all__ = [
+    "AWS_OTHER_REGIONS",
+    "AWS_US_EAST_1",
+    "NEW_ACCOUNT",
+    "OLDER_MAPPING",
+    "PRESETS",
+    "PROVISIONED_MAPPING",
+    "UNLIMITED",
+    "Quotas",
+    "sources",
+]
 
 DATE = "2026-11-24"
 FINITE = (
     *("map_start_seconds", "cold_start_seconds", "invoke_seconds", "send_seconds", "receive_seconds"),
-    *("answer_seconds", "return_seconds", "mapping_per_minute"),
+    *("answer_seconds", "return_seconds", "mapping_per_minute", "throttle_retry_seconds"),
 )
+SWITCHES = ("ramp_stepped", "throttles_receive")
 WHOLE = ("account_concurrency", "mapping_start", "mapping_limit", "in_flight_limit")
 _SFN = "Step Functions service quotas"
 _LAMBDA = "Lambda developer guide, lambda-concurrency"
@@ -39,9 +50,11 @@ class Quotas:
     of one function. cold_start_seconds: what a new one takes before it serves; cold_start_share: invocations
     that get a new one though another is idle. mapping_start, mapping_per_minute, mapping_limit: invocations
     at once of the event source mapping: at first, more each minute, and at most. ramp_stepped: whether it
-    grows at each whole minute (not documented; else evenly). in_flight_limit: messages received and not
-    deleted. task_*: SendTaskSuccess, and the same again SendTaskHeartbeat. transitions_*: StateTransition.
-    invoke_seconds: from the child's start to its function's. send_seconds: until its message is in the queue.
+    grows at each whole minute (not documented; else evenly). throttle_retry_seconds: until the mapping tries
+    a refused invocation again. throttles_receive: whether each such try counts as a receive of its messages
+    (not documented; else it is one for all until the visibility timeout). in_flight_limit: messages received
+    and not deleted. task_*: SendTaskSuccess, and the same again SendTaskHeartbeat. transitions_*:
+    StateTransition. invoke_seconds: from the child's start to its function's. send_seconds: until its message is in the queue.
     receive_seconds: from a visible message and an idle worker to the task's start. answer_seconds: from an
     answer to the worker's next message, and to the child's end. return_seconds: from the end of the direct
     lane's function to the child's.
@@ -59,6 +72,10 @@ class Quotas:
     mapping_per_minute: float = _figure(300.0, _SCALING)
     mapping_limit: float = _figure(1_250.0, _SCALING)
     ramp_stepped: bool = field(default=False, metadata={"source": "assumed: AWS documents no shape"})
+    throttle_retry_seconds: float = _figure(1.0, _ASSUMED)
+    throttles_receive: bool = field(
+        default=False, metadata={"source": "assumed from services-sqs-errorhandling, which does not say"}
+    )
     in_flight_limit: float = _figure(120_000.0, f"{_SQS}: messages in flight, standard queue")
     task_burst: float = _figure(3_000.0, f"{_SFN}: SendTaskSuccess, bucket")
     task_per_second: float = _figure(500.0, f"{_SFN}: SendTaskSuccess, refill")
@@ -73,16 +90,21 @@ class Quotas:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            if one.name == "ramp_stepped":
+            if one.name in SWITCHES:
                 if not isinstance(value, bool):
-                    raise LabError(f"ramp_stepped={value!r}: must be True or False; give one of them")
+                    raise LabError(f"{one.name}={value!r}: must be True or False; give one of them")
             elif isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise LabError(f"{one.name}={value!r}: must be a number >= 0; give one, or math.inf")
             elif one.name in FINITE and math.isinf(value):
                 raise LabError(f"{one.name}={value!r}: must be finite; give a number")
             elif one.name in WHOLE and value % 1 > 0:
                 raise LabError(f"{one.name}={value!r}: counts things; give a whole number, or math.inf")
-        for name in ("children_per_second", "environments_per_second", "task_per_second"):
+        for name in (
+            "children_per_second",
+            "environments_per_second",
+            "task_per_second",
+            "throttle_retry_seconds",
+        ):
             self._at_least(name, 1e-6, "or nothing would ever start or end")
         self._at_least("account_concurrency", 1, "or no function could run")
         self._at_least("in_flight_limit", 1, "or no message could be received")
@@ -126,6 +148,14 @@ NEW_ACCOUNT = Quotas(account_concurrency=10.0)
 """A new account in a large region. That it has less than 1,000 is documented (Lambda developer guide); how
 much is not: 10 is what new accounts report."""
 
+OLDER_MAPPING = Quotas(mapping_per_minute=60.0, mapping_limit=1_000.0)
+"""A large region with the event source mapping of 2023, which most tutorials still tell of
+(az-liftshift.com, "Introducing maximum concurrency of AWS Lambda functions")."""
+
+PROVISIONED_MAPPING = Quotas(mapping_start=20.0, mapping_per_minute=1_000.0, mapping_limit=2_000.0)
+"""A large region with the mapping in provisioned mode: 2 to 200 pollers, its defaults, of 10 invocations each
+(Lambda developer guide, services-sqs-scaling). AWS excludes MaximumConcurrency there: the pollers limit."""
+
 UNLIMITED = Quotas(
     children_per_second=math.inf,
     account_concurrency=math.inf,
@@ -146,3 +176,13 @@ UNLIMITED = Quotas(
     return_seconds=0.0,
 )
 """Nothing but the experiment's own limits: what queueing formulas assume."""
+
+PRESETS = {
+    "us-east-1": AWS_US_EAST_1,
+    "other-regions": AWS_OTHER_REGIONS,
+    "new-account": NEW_ACCOUNT,
+    "older-mapping": OLDER_MAPPING,
+    "provisioned-mapping": PROVISIONED_MAPPING,
+    "unlimited": UNLIMITED,
+}
+"""The quotas that go by a name."""
