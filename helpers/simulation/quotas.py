@@ -54,10 +54,10 @@ class Quotas:
     a refused invocation again. throttles_receive: whether each such try counts as a receive of its messages
     (not documented; else it is one for all until the visibility timeout). in_flight_limit: messages received
     and not deleted. task_*: SendTaskSuccess, and the same again SendTaskHeartbeat. transitions_*:
-    StateTransition. invoke_seconds: from the child's start to its function's. send_seconds: until its message is in the queue.
-    receive_seconds: from a visible message and an idle worker to the task's start. answer_seconds: from an
-    answer to the worker's next message, and to the child's end. return_seconds: from the end of the direct
-    lane's function to the child's.
+    StateTransition. invoke_seconds: from the child's start to its function's. send_seconds: until its message
+    is in the queue. receive_seconds: from a visible message and an idle worker to the task's start.
+    answer_seconds: from an answer to the worker's next message, and to the child's end. return_seconds: from
+    the end of the direct lane's function to the child's.
     Raises LabError for a figure that is negative, not a number, or contradicts another.
     """
 
