@@ -13,11 +13,12 @@ from helpers.experiment import Experiment
 
 SUCCEEDED, FAILED, TIMED_OUT, DEAD_LETTERED = range(4)  # outcomes of items
 ANSWERED, ERROR, LATE, LOST = range(4)  # outcomes of attempts: succeeded, failed, late, lost
-COLD, BACKOFF, THROTTLED = range(3)  # streams of draws
+COLD, BACKOFF, THROTTLED, RESEND = range(4)  # streams of draws
 DIRECT = -1  # the worker of a direct attempt
 
 # Kinds of events: at one moment the lower ones come first.
-FREE, DONE, END, ANSWER, NEXT, VISIBLE, EXPIRE, BEAT, START, INVOKE, POLL = range(11)
+FREE, DONE, END, ANSWER, NEXT, VISIBLE, EXPIRE, BEAT, START, INVOKE, RETRY, POLL = range(12)
+POLLED = (DONE, END, NEXT, VISIBLE, RETRY, POLL)  # after these the consumer looks at the queue
 
 GAMMA = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
@@ -69,11 +70,23 @@ class Bucket:
 
 
 @dataclass
+class Message:
+    """What is in the queue: one of the messages that its item has sent, each with a task token."""
+
+    number: int
+    item: int
+    received: int = 0
+    returning: bool = False  # hidden until it is visible again, which counts as in flight
+    dead: bool = False
+    visible_at: float = math.nan
+
+
+@dataclass
 class Slot:
     """A place for one worker with its batch."""
 
-    messages: list[int] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)  # which delivery of its message each is
+    messages: list[Message] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)  # which delivery of its item each is
     failing: list[bool] = field(default_factory=list)
     position: int = 0
     row: int = -1  # of the attempt under way
@@ -106,6 +119,8 @@ class Twin:
         self.limited = (plan["lane"] == "limited").tolist()
         self.service, self.failures = plan["task_seconds"].tolist(), plan["failures"].tolist()
         self.fleet = experiment.consumer == "fleet"
+        due = experiment.arrivals()
+        self.due = [0.0] * n if due is None else due.tolist()
         self.timeout = float(experiment.task_timeout_seconds)
         self.heartbeat = float(experiment.heartbeat_seconds or 0)
         self.window = float(experiment.batch_window_seconds)
@@ -122,16 +137,17 @@ class Twin:
         self.ready, self.pending = quotas.map_start_seconds, False
         self.functions = 0
         self.idle_direct = self.idle_worker = 0 if experiment.cold_start else 2**62
-        self.queue: deque[int] = deque()
+        self.queue: deque[Message] = deque()
         self.in_flight = self.busy = 0
         self.t0, self.wake = math.nan, math.inf
         self.slots = [Slot() for _ in range(experiment.worker_concurrency)]
         self.free = list(reversed(range(experiment.worker_concurrency)))
 
-        self.open, self.dead, self.returning = [False] * n, [False] * n, [False] * n
-        self.received, self.retries = [0] * n, [0] * n
-        self.beaten, self.visible_at = [math.nan] * n, [math.nan] * n
-        self.latest_row = [-1] * n
+        self.messages = [Message(number, item=number) for number in range(n)]
+        self.token = list(self.messages)  # the message of each item whose answer is awaited
+        self.tokens, self.deliveries = [1] * n, [0] * n  # of all messages of an item
+        self.asked, self.beaten = [math.nan] * n, [math.nan] * n
+        self.open, self.retries, self.latest_row = [False] * n, [0] * n, [-1] * n
         times = ("arrival", "enqueued", "service_start", "service_end", "returned")
         self.items: dict[str, list] = {name: [math.nan] * n for name in times}
         self.items.update(count=[0] * n, outcome=[-1] * n)
@@ -148,6 +164,7 @@ class Twin:
             EXPIRE: self.on_expire,
             START: self.on_start,
             INVOKE: self.on_invoke,
+            RETRY: self.on_retry,
             POLL: self.on_poll,
         }
         self.admit(0.0)
@@ -157,7 +174,7 @@ class Twin:
                 self.on_beat(number, now, generation)
             else:
                 handlers[kind](number, now)
-            if kind != EXPIRE:
+            if kind in POLLED:
                 self.poll(now)
 
     def push(self, time: float, kind: int, number: int, generation: int = 0) -> None:
@@ -175,7 +192,7 @@ class Twin:
 
     def admit(self, now: float) -> None:
         if not self.pending and self.next < self.n and self.children < self.e.map_limit:
-            self.push(max(now, self.ready), START, self.next)
+            self.push(max(now, self.ready, self.due[self.next]), START, self.next)
             self.pending = True
 
     def on_free(self, i: int, now: float) -> None:
@@ -193,9 +210,7 @@ class Twin:
         if self.limited[i]:
             self.items["enqueued"][i] = now + d + self.q.send_seconds
             self.push(self.items["enqueued"][i], VISIBLE, i)
-            self.beaten[i] = now
-            first = min(self.timeout, self.heartbeat) if self.heartbeat > 0 else self.timeout
-            self.push(now + first, EXPIRE, i)
+            self.start_clocks(i, now)
         else:
             self.items["enqueued"][i] = now
             self.push(now + d + self.q.invoke_seconds, INVOKE, i)
@@ -208,16 +223,40 @@ class Twin:
             self.items["returned"][i] = at + self.transitions.delay(now, 1.0)
             self.push(self.items["returned"][i], FREE, i)
 
+    # The clocks of the callback task
+
+    def start_clocks(self, i: int, asked: float) -> None:
+        self.asked[i] = self.beaten[i] = asked
+        first = min(self.timeout, self.heartbeat) if self.heartbeat > 0 else self.timeout
+        self.push(asked + first, EXPIRE, i)
+
+    def awaits(self, message: Message) -> bool:
+        """Whether the task that this message is about has not ended."""
+        return self.open[message.item] and self.token[message.item] is message
+
     def on_expire(self, i: int, now: float) -> None:
         if not self.open[i]:
             return
-        deadline = self.items["arrival"][i] + self.timeout
+        deadline = self.asked[i] + self.timeout
         if self.heartbeat > 0:
             deadline = min(deadline, self.beaten[i] + self.heartbeat)
-        if now >= deadline:
-            self.close(i, now, now, DEAD_LETTERED if self.dead[i] else TIMED_OUT)
-        else:
+        if now < deadline:
             self.push(deadline, EXPIRE, i)
+        elif self.tokens[i] < self.e.task_attempts:
+            self.resend(i, now)
+        else:
+            self.close(i, now, now, DEAD_LETTERED if self.token[i].dead else TIMED_OUT)
+
+    def resend(self, i: int, now: float) -> None:
+        """The Retry of the task: a message with a new token; the old one may be served all the same."""
+        again = self.tokens[i] - 1
+        w = self.u(i, again, RESEND) * min(2.0**again, 30.0)
+        d = self.transitions.delay(now, 1.0)
+        self.tokens[i] += 1
+        self.token[i] = Message(len(self.messages), item=i)
+        self.messages.append(self.token[i])
+        self.start_clocks(i, now + w)
+        self.push(self.asked[i] + d + self.q.send_seconds, VISIBLE, self.token[i].number)
 
     # Attempts
 
@@ -228,11 +267,11 @@ class Twin:
         self.latest_row[i] = len(self.rows["item"]) - 1
         return self.latest_row[i]
 
-    def settle_row(self, row: int, outcome: int) -> None:
-        """Give a row that has its end its outcome; its times are the item's as long as the task is open."""
+    def settle_row(self, row: int, outcome: int, counts: bool) -> None:
+        """Give a row that has its end its outcome; where it counts for its item, the item its times."""
         self.rows["outcome"][row] = outcome
-        i = self.rows["item"][row]
-        if outcome in (ANSWERED, ERROR) and self.open[i]:
+        if counts:
+            i = self.rows["item"][row]
             self.items["service_start"][i] = self.rows["start"][row]
             self.items["service_end"][i] = self.rows["end"][row]
 
@@ -269,29 +308,30 @@ class Twin:
         row = self.latest_row[i]
         self.rows["end"][row] = now
         if self.retries[i] + 1 <= self.failures[i]:
-            self.settle_row(row, ERROR)
+            self.settle_row(row, ERROR, counts=self.open[i])
             self.again(i, now)
         else:
-            self.settle_row(row, ANSWERED)
+            self.settle_row(row, ANSWERED, counts=self.open[i])
             self.close(i, now, now + self.q.return_seconds, SUCCEEDED)
 
     # The limited lane: the queue
 
-    def on_visible(self, i: int, now: float) -> None:
-        if self.returning[i]:
-            self.returning[i] = False
+    def on_visible(self, number: int, now: float) -> None:
+        message = self.messages[number]
+        if message.returning:
+            message.returning = False
             self.in_flight -= 1
-        if self.received[i] >= self.e.max_receive_count:
-            self.dead[i] = True
+        if message.received >= self.e.max_receive_count:
+            message.dead = True
             return
-        self.queue.append(i)
-        self.visible_at[i] = now
+        self.queue.append(message)
+        message.visible_at = now
         if math.isnan(self.t0):
             self.t0 = now
 
-    def come_back(self, i: int, at: float) -> None:
-        self.returning[i] = True
-        self.push(at, VISIBLE, i)
+    def come_back(self, message: Message, at: float) -> None:
+        message.returning = True
+        self.push(at, VISIBLE, message.number)
 
     # The limited lane: the consumer
 
@@ -325,58 +365,80 @@ class Twin:
 
     def poll(self, now: float) -> None:
         while self.queue:
-            head = self.queue[0]
             c = self.capacity(now)
             if self.busy >= c:
                 if not self.fleet and c < self.top:
                     self.wake_at(max(self.grows(now, c), math.nextafter(now, math.inf)))
-                return
-            if not self.fleet and self.functions >= self.q.account_concurrency:
                 return
             room = self.q.in_flight_limit - self.in_flight
             if room < 1:
                 return
             most = min(self.e.batch_size, room)
             size = min(most, len(self.queue))
-            full_at = self.visible_at[head] + self.window
+            full_at = self.queue[0].visible_at + self.window
             if self.window > 0 and size < most and now < full_at:
                 self.wake_at(full_at)
                 return
-            cold = 0.0
-            if not self.fleet:
-                if self.idle_worker > 0 and not self.is_cold(head, self.received[head]):
-                    self.idle_worker -= 1
-                elif self.environments_worker.take(now):
-                    cold = self.q.cold_start_seconds
-                else:
-                    missing = 1.0 - self.environments_worker.level
-                    then = now + missing / self.q.environments_per_second
-                    self.wake_at(max(then, math.nextafter(now, math.inf)))
-                    return
-            self.receive(now, int(size), cold)
+            self.receive(int(size), now)
 
-    def receive(self, now: float, size: int, cold: float) -> None:
+    def receive(self, size: int, now: float) -> None:
         number = self.free.pop()
         slot = self.slots[number]
         slot.messages = [self.queue.popleft() for _ in range(size)]
-        for i in slot.messages:
-            self.received[i] += 1
-        slot.numbers = [self.received[i] for i in slot.messages]
+        slot.numbers = []
+        for message in slot.messages:
+            message.received += 1
+            self.deliveries[message.item] += 1
+            slot.numbers.append(self.deliveries[message.item])
         slot.failing = [False] * size
         self.in_flight += size
         self.busy += 1
-        self.functions += not self.fleet
-        begins = (now + cold) + self.q.receive_seconds
-        slot.began, slot.killed_at = now, begins + self.e.function_timeout_seconds
+        slot.began = now
         slot.generation += 1
         slot.position, slot.active = 0, True
+        self.invoke(number, now)
+
+    def invoke(self, number: int, now: float) -> None:
+        """Start the worker with its batch; a function may be refused, and is then tried again."""
+        slot = self.slots[number]
+        if self.fleet:
+            self.start(number, now, cold=0.0)
+            return
+        allowed = self.functions < self.q.account_concurrency
+        warm = allowed and self.idle_worker > 0 and not self.is_cold(slot.messages[0].item, slot.numbers[0])
+        if warm:
+            self.idle_worker -= 1
+        elif not (allowed and self.environments_worker.take(now)):
+            self.push(now + self.q.throttle_retry_seconds, RETRY, number)
+            return
+        self.functions += 1
+        self.start(number, now, cold=0.0 if warm else self.q.cold_start_seconds)
+
+    def on_retry(self, number: int, now: float) -> None:
+        slot = self.slots[number]
+        if now >= slot.began + self.e.visibility_timeout_seconds:
+            for message in slot.messages:
+                self.come_back(message, now)
+            self.release(number)
+            return
+        if self.q.throttles_receive:
+            for message in slot.messages:
+                message.received += 1
+        self.invoke(number, now)
+
+    def start(self, number: int, now: float, cold: float) -> None:
+        slot = self.slots[number]
+        begins = (now + cold) + self.q.receive_seconds
+        slot.killed_at = begins + self.e.function_timeout_seconds
         if self.heartbeat > 0:
             self.push(begins + self.heartbeat / 3.0, BEAT, number, slot.generation)
         self.begin(number, begins)
 
+    # The limited lane: a worker with its batch
+
     def begin(self, number: int, at: float) -> None:
         slot = self.slots[number]
-        i = slot.messages[slot.position]
+        i = slot.messages[slot.position].item
         slot.row = self.start_row(i, number, at)
         finish = at + self.service[i]
         slot.killed = finish > slot.killed_at
@@ -385,13 +447,13 @@ class Twin:
     def on_end(self, number: int, now: float) -> None:
         slot = self.slots[number]
         if slot.killed:
-            for m, failing in zip(slot.messages, slot.failing, strict=True):
+            for message, failing in zip(slot.messages, slot.failing, strict=True):
                 if not failing:
-                    self.come_back(m, max(now, slot.began + self.e.visibility_timeout_seconds))
+                    self.come_back(message, max(now, slot.began + self.e.visibility_timeout_seconds))
             self.finish(number, deleted=0)
             return
         self.rows["end"][slot.row] = now
-        if slot.numbers[slot.position] <= self.failures[slot.messages[slot.position]]:
+        if slot.numbers[slot.position] <= self.failures[slot.messages[slot.position].item]:
             self.fail(number, now)
         else:
             slot.tries = 0
@@ -400,20 +462,24 @@ class Twin:
     def fail(self, number: int, now: float) -> None:
         """The current message fails: it is hidden for a while, and the batch goes on."""
         slot = self.slots[number]
-        self.settle_row(slot.row, ERROR)
+        message = slot.messages[slot.position]
+        self.settle_row(slot.row, ERROR, counts=self.awaits(message))
         slot.failing[slot.position] = True
-        self.come_back(slot.messages[slot.position], now + self.e.redelivery_seconds)
+        self.come_back(message, now + self.e.redelivery_seconds)
         self.push(now, NEXT, number)
 
     def answer(self, number: int, now: float) -> None:
         slot = self.slots[number]
-        i = slot.messages[slot.position]
+        message = slot.messages[slot.position]
         if self.answers.take(now):
-            self.settle_row(slot.row, ANSWERED if self.open[i] else LATE)
-            self.close(i, now, now + self.q.answer_seconds, SUCCEEDED)
+            if self.awaits(message):
+                self.settle_row(slot.row, ANSWERED, counts=True)
+                self.close(message.item, now, now + self.q.answer_seconds, SUCCEEDED)
+            else:
+                self.settle_row(slot.row, LATE, counts=False)
             self.push(now + self.q.answer_seconds, NEXT, number)
         elif slot.tries < 9:
-            w = self.u(i, slot.numbers[slot.position] * 16 + slot.tries, THROTTLED)
+            w = self.u(message.item, slot.numbers[slot.position] * 16 + slot.tries, THROTTLED)
             w *= min(2.0**slot.tries, 20.0)
             slot.tries += 1
             self.push(now + w, ANSWER, number)
@@ -430,10 +496,13 @@ class Twin:
 
     def finish(self, number: int, deleted: int) -> None:
         self.in_flight -= deleted
-        self.busy -= 1
         if not self.fleet:
             self.functions -= 1
             self.idle_worker += 1
+        self.release(number)
+
+    def release(self, number: int) -> None:
+        self.busy -= 1
         self.free.append(number)
         self.slots[number].active = False
 
@@ -441,7 +510,7 @@ class Twin:
         slot = self.slots[number]
         if generation != slot.generation or not slot.active:
             return
-        for m in slot.messages[slot.position :]:
-            if self.open[m] and self.beats.take(now):
-                self.beaten[m] = now
+        for message in slot.messages[slot.position :]:
+            if self.awaits(message) and self.beats.take(now):
+                self.beaten[message.item] = now
         self.push(now + self.heartbeat / 3.0, BEAT, number, generation)
