@@ -119,7 +119,8 @@ def order(trace: Trace) -> None:
 def attempts(trace: Trace) -> None:
     """Attempts are numbered from 1, and an item counts as many as there are.
 
-    There are never more than max_receive_count of a limited item, or than the Retry of a direct one allows.
+    There are never more of an item than `Experiment.most_attempts` allows: a limited one its queue, a direct
+    one its Retry.
 
     A succeeded item has exactly one succeeded attempt, the one whose times it has; any other item has none.
     Every attempt has a start, and an end after it unless it was lost.
@@ -137,9 +138,10 @@ def attempts(trace: Trace) -> None:
     refuse(tries["start"].isna(), "has no start")
     refuse(tries["end"].isna() != (tries["outcome"] == "lost"), "must lack its end just if it was lost")
     refuse(tries["end"] < tries["start"] - clock, "ends before it starts")
-    most, direct = trace.experiment.max_receive_count, tries["item"].map(items["lane"]) == "direct"
-    refuse(~direct & (tries["attempt"] > most), f"is beyond the max_receive_count of {most}")
-    refuse(direct & (tries["attempt"] > DIRECT_ATTEMPTS), f"is beyond the {DIRECT_ATTEMPTS} of its Retry")
+    limited = tries["item"].map(items["lane"]) == "limited"
+    beyond = tries["attempt"] > trace.experiment.most_attempts(limited)
+    refuse(limited & beyond, f"is beyond the {trace.experiment.most_attempts(True)} that its queue allows")
+    refuse(beyond, f"is beyond the {DIRECT_ATTEMPTS} of its Retry")
     number = tries.groupby("item").cumcount() + 1
     refuse(tries["attempt"] != number, "is not the next number of its item")
     succeeded = tries["outcome"] == "succeeded"

@@ -122,6 +122,7 @@ _WHOLE_NUMBERS: dict[str, tuple[int, int, str]] = {
         31_536_000,
         "TimeoutSeconds, above a heartbeat of at least 1 s, at most the year that an execution may take",
     ),
+    "task_attempts": (1, 100, "new task tokens for one item"),
     "seed": (0, 2**64 - 1, "64 bits"),
 }
 
@@ -141,7 +142,12 @@ class Experiment:
     hidden. redelivery_seconds: how long a worker hides a message again after a transient failure.
     max_receive_count: deliveries before a message goes to the dead-letter queue.
     task_timeout_seconds, heartbeat_seconds: TimeoutSeconds and HeartbeatSeconds of the callback task.
-    cold_start: start the workers cold. seed: names the draw of lanes, times and failures.
+    cold_start: start the workers cold.
+    task_attempts: how often a limited item is sent, each time with a new task token, as its task timed out;
+    the lab's own workflow sends it once and leaves redelivery to the queue. arrivals_per_second: None where
+    one Map Run has all items at the start; else they arrive one by one at this rate (a Poisson process).
+    Only the simulated engine runs either.
+    seed: names the draw of lanes, times, failures and arrivals.
 
     Raises InvalidExperiment with the value, the rule and the remedy. The ranges are those of the
     Step Functions, SQS and Lambda quotas as of 2026-11-24.
@@ -164,6 +170,8 @@ class Experiment:
     task_timeout_seconds: int = 600
     heartbeat_seconds: int | None = None
     cold_start: bool = False
+    task_attempts: int = 1
+    arrivals_per_second: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -182,6 +190,9 @@ class Experiment:
         for name in ("direct_seconds", "limited_seconds"):
             if not isinstance(getattr(self, name), Distribution):
                 _set(self, name, _number(name, getattr(self, name), ">= 0", lambda x: 0 <= x < math.inf))
+        if self.arrivals_per_second is not None:
+            rate = _number("arrivals_per_second", self.arrivals_per_second, "> 0", lambda x: 0 < x < math.inf)
+            _set(self, "arrivals_per_second", rate)
         if not isinstance(self.cold_start, bool):
             raise InvalidExperiment(
                 f"cold_start={self.cold_start!r}: it must be True or False; give one of them."
@@ -278,8 +289,20 @@ class Experiment:
         )
 
     def most_attempts(self, limited: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """How often an item may be tried: as its queue or, where it is not `limited`, its Retry allows."""
-        return np.where(limited, self.max_receive_count, DIRECT_ATTEMPTS)
+        """How often an item may be tried: as its queue or, where it is not `limited`, its Retry allows.
+
+        A queue allows `max_receive_count` deliveries of each message, of which there are `task_attempts`.
+        """
+        return np.where(limited, self.max_receive_count * self.task_attempts, DIRECT_ATTEMPTS)
+
+    def arrivals(self) -> Floats | None:
+        """When each item arrives (s, ascending), or None where all are there at the start.
+
+        The gaps between them are exponential, drawn as the plan is: more items only arrive later.
+        """
+        if self.arrivals_per_second is None:
+            return None
+        return np.asarray(np.cumsum(-np.log(self._uniform("arrival")) / self.arrivals_per_second))
 
     def _uniform(self, stream: str) -> Floats:
         """One uniform in (0, 1) for each item: splitmix64 (Steele, Lea and Flood, 2014) counting items."""
@@ -311,7 +334,7 @@ class Experiment:
 
 
 # The order numbers the streams, so a new one goes at the end: the draws of old seeds then stay.
-_STREAMS = ("lane", "time", "time, second", "failures")
+_STREAMS = ("lane", "time", "time, second", "failures", "arrival")
 _GAMMA = 0x9E3779B97F4A7C15
 
 

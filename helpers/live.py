@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
 from helpers.engines.base import Engine, Run
-from helpers.errors import StackError
+from helpers.errors import InvalidExperiment, StackError
 from helpers.experiment import Experiment
 from helpers.fleet import Fleet
 from helpers.stack import INPUT_LIMIT_BYTES, Stack, deploy, parameters
@@ -61,8 +61,10 @@ def run(
     The stack's parameters must fit the experiment (see `stack.parameters`). machine: the output that names
     the state machine. Warms the workers first unless the experiment asks for cold starts. Raises StackError
     when the execution does not succeed. When that happens, or the run is interrupted, it stops the execution
-    and saves what was measured so far under runs/, naming the file, before the error goes on.
+    and saves what was measured so far under runs/, naming the file, before the error goes on. Raises
+    InvalidExperiment for what only the simulated engine runs.
     """
+    _check(experiment)
     if experiment.siphon_share and "QueueUrl" not in stack.outputs:
         raise StackError(
             f"siphon_share={experiment.siphon_share}: {stack.workflow} has no limited lane; "
@@ -101,6 +103,7 @@ def bench(engine: Engine) -> Iterator[Run]:
 
         def run_next(experiment: Experiment, progress: bool = True) -> Trace:
             nonlocal stack, last
+            _check(experiment)
             values = parameters(experiment)
             try:
                 if stack and last and (experiment.cold_start or not _as_new(stack, last)):
@@ -118,6 +121,19 @@ def bench(engine: Engine) -> Iterator[Run]:
             return last
 
         yield run_next
+
+
+def _check(experiment: Experiment) -> None:
+    """Refuse what the lab's workflows do not do."""
+    for name, does, value in (
+        ("task_attempts", "sends a message once and leaves redelivery to the queue", 1),
+        ("arrivals_per_second", "has all items at the start", None),
+    ):
+        if getattr(experiment, name) != value:
+            raise InvalidExperiment(
+                f"{name}={getattr(experiment, name)}: a deployed workflow {does}; use {name}={value}, "
+                "or the simulated engine"
+            )
 
 
 def _as_new(stack: Stack, last: Trace) -> bool:
@@ -154,8 +170,9 @@ def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
 
     Nobody waits for these items: one arrives when its message is sent, and returns when its last attempt
     ends. Raises StackError unless all items take the limited lane. When interrupted, it saves what was
-    measured so far, as `run` does.
+    measured so far, as `run` does. Raises InvalidExperiment as `run` does.
     """
+    _check(experiment)
     if experiment.siphon_share != 1:
         raise StackError(
             f"siphon_share={experiment.siphon_share}: a burst has the limited lane only; use siphon_share=1"

@@ -159,8 +159,9 @@ def table(folder: str | Path) -> pd.DataFrame:
             rows.append(about | told["experiment"] | {"law": None, "error": told["error"]})
         else:
             rows.append(about | read(Trace.load(path)))
-    # Int64 holds whole numbers beside none at all.
-    return pd.DataFrame(rows).astype({"heartbeat_seconds": "Int64"} if rows else {})
+    # These dtypes hold numbers beside none at all.
+    optional = {"heartbeat_seconds": "Int64", "arrivals_per_second": "Float64"}
+    return pd.DataFrame(rows).astype(optional if rows else {})
 
 
 def read(trace: Trace) -> dict[str, Any]:

@@ -286,7 +286,17 @@ def test_attempts_name_one_beyond_max_receive_count():
     )
     own = trace.attempts[(trace.attempts["item"] == breach.item) & (trace.attempts["attempt"] == most)]
     assert own["start"].tolist() == [breach.moment]
-    assert f"attempt {most} is beyond the max_receive_count of {most - 1}" in str(breach)
+    assert f"attempt {most} is beyond the {most - 1} that its queue allows" in str(breach)
+
+
+def test_attempts_of_a_new_token_are_more_than_those_of_one_message():
+    """Each of task_attempts messages may be delivered max_receive_count times."""
+    trace = run(max_receive_count=4)
+    assert trace.attempts["attempt"].max() == 4
+    twice = replace(trace, experiment=replace(trace.experiment, max_receive_count=2, task_attempts=2))
+    verify(twice)
+    once = replace(trace, experiment=replace(trace.experiment, max_receive_count=1, task_attempts=3))
+    assert "attempt 4 is beyond the 3 that its queue allows" in str(only("attempts", once))
 
 
 def test_attempts_of_the_direct_lane_are_those_of_its_retry():

@@ -17,7 +17,7 @@ from helpers.experiment import Experiment, _mix, empirical, exponential, lognorm
 NUMBERS = [
     field.name
     for field in dataclasses.fields(Experiment)
-    if field.name not in ("consumer", "cold_start", "heartbeat_seconds")
+    if field.name not in ("consumer", "cold_start", "heartbeat_seconds", "arrivals_per_second")
 ]
 WHOLE = [name for name in NUMBERS if name not in ("siphon_share", "failure_rate")]
 WHOLE = [name for name in WHOLE if name not in ("direct_seconds", "limited_seconds")]
@@ -64,6 +64,14 @@ WHOLE = [name for name in WHOLE if name not in ("direct_seconds", "limited_secon
         ({"heartbeat_seconds": 0}, ["heartbeat_seconds=0"]),
         ({"heartbeat_seconds": 600}, ["heartbeat_seconds=600", "1 to 599", "below task_timeout_seconds"]),
         ({"cold_start": 1}, ["cold_start=1"]),
+        ({"task_attempts": 0}, ["task_attempts=0", "1 to 100"]),
+        ({"task_attempts": 101}, ["task_attempts=101"]),
+        ({"arrivals_per_second": 0}, ["arrivals_per_second=0", "> 0"]),
+        ({"arrivals_per_second": -1.0}, ["arrivals_per_second=-1.0"]),
+        ({"arrivals_per_second": math.inf}, ["arrivals_per_second=inf", "finite"]),
+        ({"arrivals_per_second": math.nan}, ["arrivals_per_second=nan"]),
+        ({"arrivals_per_second": True}, ["arrivals_per_second=True"]),
+        ({"arrivals_per_second": "fast"}, ["arrivals_per_second='fast'"]),
         ({"seed": -1}, ["seed=-1"]),
         ({"seed": 2**64}, [f"seed={2**64}"]),
     ],
@@ -115,6 +123,8 @@ def test_aws_integers_must_be_integers(name):
         {"max_receive_count": 1_000},
         {"task_timeout_seconds": 31_536_000},
         {"heartbeat_seconds": 599},
+        {"task_attempts": 100},
+        {"arrivals_per_second": 1e-9},
         {"seed": 2**64 - 1},
     ],
 )
@@ -222,6 +232,62 @@ def test_map_limit_is_what_the_map_allows():
     """MaxConcurrency 0 means AWS's own limit, 10,000."""
     expected = [10_000, 1, 10_000]
     assert expected == [Experiment(1, map_concurrency=n).map_limit for n in (0, 1, 10_000)]
+
+
+@pytest.mark.parametrize("given_settings", [{"task_attempts": 3}, {"arrivals_per_second": 2.5}])
+def test_what_only_the_simulation_runs_survives_json_too(given_settings):
+    """from_dict undoes to_dict for new tokens and for arrivals."""
+    experiment = Experiment(5, **given_settings)
+    assert experiment == Experiment.from_dict(json.loads(json.dumps(experiment.to_dict())))
+
+
+def test_an_item_is_tried_as_often_as_its_messages_and_its_retry_allow():
+    """max_receive_count deliveries of each of task_attempts messages; five attempts of a direct item."""
+    experiment = Experiment(1, max_receive_count=3, task_attempts=4)
+    assert experiment.most_attempts([False, True]).tolist() == [5, 12]
+
+
+def test_all_items_are_there_at_the_start_unless_they_arrive():
+    """A Map Run has its items when it starts: there is nothing to draw."""
+    assert Experiment(5).arrivals() is None
+
+
+@pytest.mark.parametrize("rate", [0.5, 40.0])
+def test_arrivals_are_a_poisson_process(rate):
+    """Ascending from 0; gaps are exponential: mean, deviation and share above the mean to five errors."""
+    n = 200_000
+    arrivals = Experiment(n, arrivals_per_second=rate, seed=5).arrivals()
+    gaps = np.diff(arrivals, prepend=0.0) * rate
+    assert gaps.min() > 0
+    assert gaps.mean() == pytest.approx(1, abs=5 / math.sqrt(n))
+    assert gaps.var() == pytest.approx(1, abs=5 * math.sqrt(8 / n))
+    assert (gaps > 1).mean() == pytest.approx(math.exp(-1), abs=2.5 / math.sqrt(n))
+    assert abs(np.corrcoef(gaps[1:], gaps[:-1])[0, 1]) < 5 / math.sqrt(n)
+
+
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(0, 2**64 - 1))
+def test_more_items_only_arrive_later(items, other, seed):
+    """Common random numbers: the first items arrive when they do without the others, twice as fast in half
+    the time."""
+    first, second = (Experiment(n, arrivals_per_second=4.0, seed=seed).arrivals() for n in (items, other))
+    shared = min(items, other)
+    assert first[:shared].tolist() == second[:shared].tolist()
+    fast = Experiment(items, arrivals_per_second=8.0, seed=seed).arrivals()
+    assert (first / 2).tolist() == fast.tolist()
+
+
+def test_arrivals_are_drawn_apart_from_the_plan():
+    """Gaps tell nothing of lanes and times, and the plan is the same whether items arrive or not."""
+    n = 100_000
+    experiment = Experiment(
+        n, limited_seconds=exponential(1), direct_seconds=exponential(1), failure_rate=0.5
+    )
+    arriving = dataclasses.replace(experiment, arrivals_per_second=1.0)
+    plan = experiment.plan()
+    pd.testing.assert_frame_equal(plan, arriving.plan(), check_exact=True)
+    gaps = np.diff(arriving.arrivals(), prepend=0.0)
+    for column in ((plan["lane"] == "limited").astype(float), plan["task_seconds"], plan["failures"]):
+        assert abs(np.corrcoef(gaps, column)[0, 1]) < 5 / math.sqrt(n)
 
 
 @given(experiments)
@@ -340,7 +406,7 @@ def test_an_empirical_draw_is_in_range_for_the_extreme_uniforms(values):
 @given(st.integers(0, 2**64 - 1))
 def test_uniforms_lie_strictly_between_zero_and_one(seed):
     """So that logarithms are finite and a share of 1 takes all."""
-    for stream in ("lane", "time", "time, second", "failures"):
+    for stream in ("lane", "time", "time, second", "failures", "arrival"):
         uniform = Experiment(1000, seed=seed)._uniform(stream)
         assert uniform.min() > 0
         assert uniform.max() < 1

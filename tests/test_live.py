@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from helpers import checks, live, metrics, stack
-from helpers.errors import StackError
+from helpers.errors import InvalidExperiment, StackError
 from helpers.experiment import Experiment
 from helpers.fleet import Fleet
 from helpers.fleet_worker import WholeLines
@@ -313,6 +313,20 @@ def test_a_stack_is_as_new_when_nothing_is_left_on_it(engine, monkeypatch):
             assert not live._as_new(deployed, trace)
             sqs.purge_queue(QueueUrl=url)
             assert live._as_new(deployed, trace)
+
+
+@pytest.mark.parametrize("setting", [{"task_attempts": 2}, {"arrivals_per_second": 3.0}])
+def test_what_only_the_simulation_runs_is_refused_before_anything_is_made(setting):
+    """New tokens and arrivals: named with value, rule and remedy, by whatever runs experiments."""
+    experiment = replace(SMALL, siphon_share=1, **setting)
+    ((name, value),) = setting.items()
+    told = rf"{name}={value}: a deployed workflow .*; use {name}=(1|None), or the simulated engine"
+    nothing = Mock(spec=[])  # whoever asks it for a client fails
+    with live.bench(nothing) as run, pytest.raises(InvalidExperiment, match=told):
+        run(experiment, progress=False)
+    for function in (live.run, live.burst):
+        with pytest.raises(InvalidExperiment, match=told):
+            function(nothing, experiment, progress=False)
 
 
 def test_a_bench_is_usable_after_a_failure_and_leaves_nothing(engine, monkeypatch):

@@ -16,7 +16,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from synthetic import make_trace
 
-from helpers import stack, sweep
+from helpers import stack, sweep, tune
 from helpers.errors import InvalidExperiment, StackError, SweepError
 from helpers.experiment import Experiment
 from helpers.sweep import Sweep, grid, table
@@ -110,6 +110,15 @@ def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path):
     assert len(second.ran) == 1 + 7
     sweep.run(Schedule(), whole, tmp_path / "left", progress=False)
     pd.testing.assert_frame_equal(table(tmp_path / "left"), table(tmp_path / "cut"))
+
+
+def test_settings_with_arrivals_and_without_are_one_table(tmp_path):
+    """Where a setting has no rate or no heartbeat the table has none, and gives every setting back."""
+    settings = grid(BASE, {"arrivals_per_second": [None, 2.5], "task_attempts": [1, 3]})
+    sweep.run(Schedule(), Sweep(settings, 1), tmp_path, progress=False)
+    rows = table(tmp_path)
+    assert rows["arrivals_per_second"].isna().tolist() == [True, True, False, False]
+    assert settings == tuple(tune.recommend(rows[n : n + 1], "makespan").experiment for n in range(4))
 
 
 def test_a_sweep_that_is_whole_runs_nothing(tmp_path):
