@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import synthetic  # noqa: F401  # its profile: a slow machine is no failing law
 from hypothesis import given
 from hypothesis import strategies as st
 
