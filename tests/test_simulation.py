@@ -13,10 +13,11 @@ from oracle_simpy import simulate_simpy
 from synthetic import experiments
 from twin import simulate_twin
 
-from helpers import checks, connect, metrics, simulate
+from helpers import checks, connect, metrics, queueing, simulate
 from helpers.errors import EngineError, LabError
 from helpers.experiment import Experiment, exponential
 from helpers.simulation import AWS_US_EAST_1, UNLIMITED, Quotas, model, quotas
+from helpers.trace import ITEM_TIMES
 
 inf = math.inf
 OUT_OF_REACH = {
@@ -37,6 +38,8 @@ tight = st.builds(
     mapping_per_minute=st.sampled_from([1.0, 60.0, 300.0]),
     mapping_limit=st.sampled_from([5.0, 1250.0]),
     ramp_stepped=st.booleans(),
+    throttle_retry_seconds=st.sampled_from([0.1, 1.0, 7.0]),
+    throttles_receive=st.booleans(),
     in_flight_limit=st.sampled_from([1.0, 4.0, 120_000.0]),
     task_burst=st.sampled_from([1.0, 3000.0]),
     task_per_second=st.sampled_from([0.5, 3.0, 500.0]),
@@ -48,10 +51,11 @@ FREE = replace(UNLIMITED, mapping_limit=1250.0, mapping_start=1250.0)
 
 
 @settings(max_examples=300)
-@given(experiments, any_quotas, st.integers(1, 40))
-def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout):
+@given(experiments, any_quotas, st.integers(1, 40), st.sampled_from([1, 1, 3]))
+def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout, task_attempts):
     """Conservation, limits, order, attempts and Little's law, whatever runs out."""
-    checks.verify(simulate(replace(experiment, function_timeout_seconds=function_timeout), allowed))
+    settings = {"function_timeout_seconds": function_timeout, "task_attempts": task_attempts}
+    checks.verify(simulate(replace(experiment, **settings), allowed))
 
 
 @settings(max_examples=300)
@@ -61,9 +65,11 @@ def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout)
     st.integers(1, 40),
     st.sampled_from([0, 1, 3]),
     st.sampled_from([None, 1]),
+    st.sampled_from([1, 1, 3]),
+    st.sampled_from([None, None, 0.5, 20.0]),
 )
 def test_the_kernel_and_its_plain_twin_agree_bit_for_bit(
-    experiment, allowed, function_timeout, window, heartbeat
+    experiment, allowed, function_timeout, window, heartbeat, task_attempts, arrivals
 ):
     """The same model written again, plainly, from its description: every column of both tables is equal."""
     experiment = replace(
@@ -71,10 +77,14 @@ def test_the_kernel_and_its_plain_twin_agree_bit_for_bit(
         function_timeout_seconds=function_timeout,
         batch_window_seconds=window,
         heartbeat_seconds=heartbeat,
+        task_attempts=task_attempts,
+        arrivals_per_second=arrivals,
     )
-    items, attempts = model.run(experiment, allowed)
+    items, times, attempts = model.run(experiment, allowed)
     twin_items, twin_attempts = simulate_twin(experiment, allowed)
-    for name in ("arrival", "enqueued", "service_start", "service_end", "returned", "count", "outcome"):
+    for name, found in zip(ITEM_TIMES, times, strict=True):
+        np.testing.assert_array_equal(twin_items[name], found, name)
+    for name in ("count", "outcome"):
         np.testing.assert_array_equal(twin_items[name], items[name], name)
     for name in ("item", "worker", "start", "end", "outcome"):
         np.testing.assert_array_equal(twin_attempts[name], attempts[name], name)
@@ -103,7 +113,7 @@ def test_the_core_is_that_of_a_simpy_model(items, map_concurrency, siphon_share,
     latencies = {"send_seconds": 0.011, "invoke_seconds": 0.013, "receive_seconds": 0.017}
     latencies |= {"answer_seconds": 0.019, "return_seconds": 0.023, "map_start_seconds": 0.5}
     allowed = replace(UNLIMITED, children_per_second=rate, **latencies)
-    expected, (found, _) = simulate_simpy(experiment, allowed), model.run(experiment, allowed)
+    expected, found = simulate_simpy(experiment, allowed), simulate(experiment, allowed).items
     for name, times in expected.items():
         np.testing.assert_array_equal(times, found[name], name)
 
@@ -126,14 +136,105 @@ def test_services_end_when_ciw_ends_them(items, workers, seed):
     np.testing.assert_allclose(np.sort(found["service_end"]), expected, rtol=1e-12)
 
 
-def test_an_environment_starts_as_soon_as_it_may():
-    """The consumer looks again when the bucket holds a token, not a whole period later."""
+def test_a_refused_batch_is_tried_again_each_second():
+    """A bucket of 1.7 environments that gains 0.5 a second: one at once, one after 1 s, one after 3 s."""
     experiment = Experiment(
         3, siphon_share=1, worker_concurrency=5, limited_seconds=9.0, cold_start=True, task_timeout_seconds=99
     )
     allowed = replace(UNLIMITED, environments_burst=1.7, environments_per_second=0.5, cold_start_seconds=0.25)
     starts = simulate(experiment, allowed).attempts["start"] - 0.25
-    assert starts.tolist() == pytest.approx([0.0, (1 - 0.7) / 0.5, (2 - 0.7) / 0.5])
+    assert starts.tolist() == [0.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize(("counted", "dead"), [(False, 42), (True, 46)])
+def test_throttling_makes_dead_letters_of_messages_without_fault(counted, dead):
+    """50 workers may poll, 2 functions run: what is refused stays with the mapping for the visibility timeout.
+
+    After three such timeouts it is a dead letter, or after the first if each try counts as a receive: by then
+    8 or 4 messages have begun.
+    """
+    experiment = Experiment(
+        50,
+        siphon_share=1,
+        worker_concurrency=50,
+        limited_seconds=30.0,
+        visibility_timeout_seconds=40,
+        max_receive_count=3,
+        task_timeout_seconds=3_000,
+    )
+    allowed = replace(UNLIMITED, account_concurrency=2.0, throttles_receive=counted)
+    trace = simulate(experiment, allowed)
+    assert metrics.summary(trace)["peak_workers"] == 2
+    assert (trace.items["outcome"] == "dead_lettered").sum() == dead
+
+
+def test_a_task_that_runs_out_of_time_is_sent_again_with_a_new_token():
+    """One worker at 1.5 s a task: the second item's task ends at 2 s, in service, and is sent once more.
+
+    The answer to the old token is late, though the item waits; the new token's counts.
+    """
+    experiment = Experiment(
+        2,
+        siphon_share=1,
+        consumer="fleet",
+        worker_concurrency=1,
+        limited_seconds=1.5,
+        task_timeout_seconds=2,
+        task_attempts=4,
+    )
+    trace = simulate(experiment, UNLIMITED)
+    checks.verify(trace)
+    assert trace.items["outcome"].tolist() == ["succeeded", "succeeded"]
+    tries = trace.attempts[trace.attempts["item"] == 1]
+    assert tries["outcome"].tolist() == ["late", "succeeded"]
+    assert tries["start"].tolist() == [1.5, 3.0]
+    once = simulate(replace(experiment, task_attempts=1), UNLIMITED)
+    assert once.items["outcome"].tolist() == ["succeeded", "timed_out"]
+
+
+@pytest.mark.parametrize(("servers", "rate"), [(1, 0.7), (5, 4.0), (50, 45.0)])
+def test_an_open_system_waits_as_erlang_says(servers, rate):
+    """Poisson arrivals, exponential services, c workers: the mean wait is Erlang C's to 3 standard errors.
+
+    Over 30 replications of 4,000 arrivals, of which the first 1,000 are left out, as the system starts empty.
+    """
+    expected = queueing.mean_waiting(rate, 1.0, servers)
+    found = []
+    for seed in range(30):
+        experiment = Experiment(
+            4_000,
+            siphon_share=1,
+            consumer="fleet",
+            worker_concurrency=servers,
+            limited_seconds=exponential(1.0),
+            arrivals_per_second=rate,
+            seed=seed,
+            **OUT_OF_REACH,
+        )
+        items = simulate(experiment, UNLIMITED).items[1_000:]
+        found.append((items["service_start"] - items["enqueued"]).mean())
+    error = np.std(found, ddof=1) / math.sqrt(len(found))
+    assert abs(np.mean(found) - expected) < 3 * error
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"arrivals_per_second": 99, "worker_concurrency": 40},
+            "49.5 workers are busy .* < worker_concur.*=40",
+        ),
+        ({"arrivals_per_second": 100.0}, "100 < children_per_second=100 fails"),
+        ({"arrivals_per_second": 10.0, "map_concurrency": 5}, "map_concurrency=5"),
+        ({"arrivals_per_second": 50.0, "failure_rate": 0.9}, "worker_concurrency=100"),
+    ],
+)
+def test_an_unstable_open_system_is_refused(settings, told):
+    """The inequality that fails is named with its numbers: what waits would grow without end."""
+    free = replace(FREE, children_per_second=100.0)
+    base = Experiment(10, siphon_share=0.5, limited_seconds=1.0, direct_seconds=0.1)
+    with pytest.raises(LabError, match=told):
+        simulate(replace(base, **settings), free)
 
 
 @given(experiments, any_quotas)
@@ -144,7 +245,7 @@ def test_a_simulation_is_a_function(experiment, allowed):
         real = np.zeros
 
         def small(shape, dtype=float):
-            few = dtype in (model.ATTEMPTS, model.EVENTS) and shape > 40
+            few = dtype == model.ATTEMPTS and shape > 40
             return real(shape // 4 if few else shape, dtype)
 
         patch.setattr(model.np, "zeros", small)

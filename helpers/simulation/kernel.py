@@ -1,43 +1,70 @@
 """The event loop of the simulation, compiled: what happens to each item, in virtual time.
 
 What the events are and what each does stands in `helpers/simulation/model.py`. Simultaneous events are
-handled in the order of their kinds, and of one kind in the order of their items, or of their batches' slots.
+handled in the order of their kinds, and of one kind in the order of their items, messages or slots.
+
+Most events are due in the order in which they are made, as what follows after a fixed time. So each kind has
+a line, first in, first out; the heap holds only what would have to jump it.
 """
 
-# mypy: allow-untyped-calls, disable-error-code="no-any-return"
+# mypy: allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-any-return"
 # (numba carries no annotations)
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from helpers.experiment import DIRECT_ATTEMPTS
 
-FREE, DONE, END, ANSWER, NEXT, VISIBLE, EXPIRE, BEAT, START, INVOKE, POLL = range(11)
+FREE, DONE, END, ANSWER, NEXT, VISIBLE, EXPIRE, BEAT, START, INVOKE, RETRY, POLL = range(12)
 """Kinds of events, in their order at one moment."""
+KINDS = POLL + 1
 SUCCEEDED, FAILED, TIMED_OUT, DEAD_LETTERED = range(4)
 LATE, LOST = 2, 3
 """Outcomes, by their places in `trace.OUTCOMES` and `trace.ATTEMPT_OUTCOMES`."""
-COLD, BACKOFF, THROTTLED = range(16, 19)
+ARRIVAL, ENQUEUED, SERVICE_START, SERVICE_END, RETURNED = range(5)
+"""Times, by their places in `trace.ITEM_TIMES`."""
+COLD, BACKOFF, THROTTLED, RESEND = range(16, 20)
 """Streams of draws; those below 16 are the experiment's own."""
-
-# Places in the state: whole numbers, and then times and levels.
-CHILDREN, STARTED, PENDING, FUNCTIONS, IDLE_DIRECT, IDLE_WORKER = range(6)
-IN_FLIGHT, BUSY, HEAP, ROWS, HEAD, QUEUED, SLOTS, EXPIRY = range(6, 14)
-READY, FIRST, WAKE, BUCKETS = range(4)
 TRANSITIONS, ANSWERS, BEATS, DIRECT_ENVIRONMENTS, WORKER_ENVIRONMENTS = range(5)
 
-ENDLESS = 2**62
 RETRIES = DIRECT_ATTEMPTS - 1
 """Of the direct lane's Retry; 1 s, doubled each time, at most 30 s, with full jitter (infra/combined)."""
+LONGEST_RETRY = 30.0
 TRIES = 9
 """Of an answer that is throttled, after the first; 1 s, doubled, at most 20 s (botocore's standard mode)."""
+LONGEST_TRY = 20.0
 ROUNDING = 1e-9
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_GENERATIONS = (1 << 26) - 1
 
-compiled = numba.njit(cache=True, nogil=True)
+# No array is made in the loop, so that nobody needs to count references: this makes it ten times as fast.
+_options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
+compiled = numba.njit(**_options)
+# A call that is not inlined would have to pass the whole world on.
+inlined = numba.njit(**_options, forceinline=True)
+
+
+class World(NamedTuple):
+    """All that a run knows, as record arrays of the types in `helpers/simulation/model.py`."""
+
+    settings: Any
+    state: Any
+    buckets: Any
+    heap: Any
+    lines: Any
+    ends: Any
+    queue: Any
+    due: Any
+    limited: Any
+    items: Any
+    times: Any
+    clocks: Any
+    attempts: Any
+    slots: Any
+    batches: Any
 
 
 @compiled
@@ -57,12 +84,21 @@ def uniform(seed: Any, item: int, number: int, stream: int) -> float:
 
 
 @compiled
-def _push(h: Any, s: Any, time: float, kind: int, number: int, generation: int = 0) -> None:
-    key = (kind << 58) | (number << 26) | (generation & 0x3FFFFFF)
-    at = s[HEAP]
-    s[HEAP] = at + 1
+def _backoff(seed: Any, item: int, number: int, stream: int, tries: int, longest: float) -> float:
+    """A wait with full jitter, of at most 1 s, doubled with each try."""
+    return uniform(seed, item, number, stream) * min(2.0**tries, longest)
+
+
+@compiled
+def _jump(h: Any, s: Any, time: float, key: int) -> None:
+    """Put an event into the heap."""
+    if s.heap == len(h):
+        s.full = True
+        return
+    at = s.heap
+    s.heap = at + 1
     while at > 0:
-        up = (at - 1) >> 1
+        up = (at - 1) >> 2
         if h[up].time < time or (h[up].time == time and h[up].key <= key):
             break
         h[at].time, h[at].key = h[up].time, h[up].key
@@ -71,170 +107,262 @@ def _push(h: Any, s: Any, time: float, kind: int, number: int, generation: int =
 
 
 @compiled
-def _pop(h: Any, s: Any) -> Any:
-    time, key = h[0].time, h[0].key
-    size = s[HEAP] - 1
-    s[HEAP] = size
-    last_time, last_key = h[size].time, h[size].key
+def _pop(h: Any, s: Any) -> None:
+    """Take the first event out of the heap."""
+    size = s.heap - 1
+    s.heap = size
+    time, key = h[size].time, h[size].key
     at = 0
     while True:
-        down = 2 * at + 1
-        if down >= size:
+        first = 4 * at + 1
+        if first >= size:
             break
-        right = down + 1
-        if right < size and (
-            h[right].time < h[down].time or (h[right].time == h[down].time and h[right].key < h[down].key)
-        ):
-            down = right
-        if last_time < h[down].time or (last_time == h[down].time and last_key <= h[down].key):
+        least = first
+        for child in range(first + 1, min(first + 4, size)):
+            if h[child].time < h[least].time or (
+                h[child].time == h[least].time and h[child].key < h[least].key
+            ):
+                least = child
+        if time < h[least].time or (time == h[least].time and key <= h[least].key):
             break
-        h[at].time, h[at].key = h[down].time, h[down].key
-        at = down
-    h[at].time, h[at].key = last_time, last_key
-    return time, key
+        h[at].time, h[at].key = h[least].time, h[least].key
+        at = least
+    h[at].time, h[at].key = time, key
 
 
-@compiled
-def _refill(x: Any, bucket: int, now: float) -> Any:
-    level = BUCKETS + 4 * bucket
-    burst, rate = x[level + 2], x[level + 3]
-    x[level] = burst if math.isinf(rate) else min(burst, x[level] + (now - x[level + 1]) * rate)
-    x[level + 1] = now
-    return level
+@inlined
+def _key(kind: int, number: int, generation: int) -> int:
+    return (kind << 58) | (number << 26) | (generation & _GENERATIONS)
 
 
-@compiled
-def _take(x: Any, bucket: int, now: float) -> bool:
-    level = _refill(x, bucket, now)
-    if x[level] >= 1.0:
-        x[level] -= 1.0
+@inlined
+def _push(w: Any, time: float, kind: int, number: int, generation: int = 0) -> None:
+    """Put an event into the line of its kind or, where it would have to jump it, into the heap."""
+    s, line = w.state[0], w.lines[kind]
+    key = _key(kind, number, generation)
+    size = w.ends[kind].length
+    if size == 0:
+        w.ends[kind].front = time
+    else:
+        last = line[(w.ends[kind].head + size - 1) & (len(line) - 1)]
+        if size == len(line) or time < last.time or (time == last.time and key < last.key):
+            _jump(w.heap, s, time, key)
+            return
+    place = (w.ends[kind].head + size) & (len(line) - 1)
+    line[place].time, line[place].key = time, key
+    w.ends[kind].length = size + 1
+
+
+@inlined
+def _refill(bucket: Any, now: float) -> None:
+    if math.isinf(bucket.rate):
+        bucket.level = bucket.burst
+    else:
+        bucket.level = min(bucket.burst, bucket.level + (now - bucket.last) * bucket.rate)
+    bucket.last = now
+
+
+@inlined
+def _take(bucket: Any, now: float) -> bool:
+    _refill(bucket, now)
+    if bucket.level >= 1.0:
+        bucket.level -= 1.0
         return True
     return False
 
 
-@compiled
-def _delay(x: Any, bucket: int, now: float, tokens: float) -> float:
-    level = _refill(x, bucket, now)
-    x[level] -= tokens
-    return 0.0 if x[level] >= 0.0 else -x[level] / x[level + 3]
+@inlined
+def _delay(bucket: Any, now: float, tokens: float) -> float:
+    _refill(bucket, now)
+    bucket.level -= tokens
+    return 0.0 if bucket.level >= 0.0 else -bucket.level / bucket.rate
 
 
-@compiled
-def _admit(h: Any, s: Any, x: Any, p: Any, now: float) -> None:
-    if s[PENDING] == 0 and s[STARTED] < p.items and s[CHILDREN] < p.map_limit:
-        _push(h, s, max(now, x[READY]), START, s[STARTED])
-        s[PENDING] = 1
+@inlined
+def _admit(w: Any, now: float) -> None:
+    s, p = w.state[0], w.settings[0]
+    if math.isinf(w.ends[START].front) and s.started < p.items and s.children < p.map_limit:
+        at = max(now, s.ready)
+        if p.open:
+            at = max(at, w.due[s.started])
+        w.ends[START].front = at
 
 
-@compiled
-def _close(h: Any, s: Any, x: Any, v: Any, i: int, now: float, at: float, how: int) -> None:
+@inlined
+def _close(w: Any, i: int, now: float, at: float, how: int) -> None:
     """The child of item i ends: its place in the map is free when it has returned."""
-    if v[i].open:
-        v[i].open = False
-        v[i].outcome = how
-        v[i].returned = at + _delay(x, TRANSITIONS, now, 1.0)
-        _push(h, s, v[i].returned, FREE, i)
+    v = w.items[i]
+    if v.open:
+        v.open = False
+        v.outcome = how
+        returned = at + _delay(w.buckets[TRANSITIONS], now, 1.0)
+        w.times[RETURNED, i] = returned
+        _push(w, returned, FREE, i)
 
 
-@compiled
-def _again(h: Any, s: Any, x: Any, p: Any, v: Any, i: int, now: float) -> None:
+@inlined
+def _retry(w: Any, i: int, now: float) -> None:
     """The direct lane's Retry, or its end."""
-    if v[i].retries < RETRIES:
-        wait = uniform(p.seed, i, v[i].retries, BACKOFF) * min(2.0 ** v[i].retries, 30.0)
-        v[i].retries += 1
-        _push(h, s, now + wait, INVOKE, i)
+    v, p = w.items[i], w.settings[0]
+    if v.retries < RETRIES:
+        wait = _backoff(p.seed, i, v.retries, BACKOFF, v.retries, LONGEST_RETRY)
+        v.retries += 1
+        _push(w, now + wait, INVOKE, i)
     else:
-        _close(h, s, x, v, i, now, now + p.return_seconds, FAILED)
+        _close(w, i, now, now + p.return_seconds, FAILED)
 
 
-@compiled
-def _row(s: Any, v: Any, r: Any, i: int, worker: int, start: float) -> int:
+@inlined
+def _attempt(w: Any, i: int, worker: int, start: float) -> int:
     """A new attempt of item i; lost until it ends."""
-    row = s[ROWS]
-    s[ROWS] = row + 1
-    r[row].item, r[row].worker, r[row].start, r[row].end, r[row].outcome = i, worker, start, np.nan, LOST
-    v[i].row = row
-    v[i].count += 1
+    s, v = w.state[0], w.items[i]
+    row = s.rows
+    if row == len(w.attempts):
+        s.full = True
+        return 0
+    s.rows = row + 1
+    v.count += 1
+    r = w.attempts[row]
+    r.start, r.end, r.item, r.number, r.worker, r.outcome = start, np.nan, i, v.count, worker, LOST
     return row
 
 
-@compiled
-def _end(v: Any, r: Any, i: int, row: int, how: int) -> None:
-    """The attempt in this row, which has its end, counts for item i while its task is open."""
-    r[row].outcome = how
-    if v[i].open and how != LATE:
-        v[i].service_start, v[i].service_end = r[row].start, r[row].end
+@inlined
+def _end(w: Any, row: int, counts: bool, how: int) -> None:
+    """The attempt in this row, which has its end, has this outcome, and counts for its item or does not."""
+    r = w.attempts[row]
+    r.outcome = how
+    if counts:
+        w.times[SERVICE_START, r.item] = r.start
+        w.times[SERVICE_END, r.item] = r.end
 
 
-@compiled
-def _back(h: Any, s: Any, v: Any, i: int, at: float) -> None:
-    v[i].returning = True
-    _push(h, s, at, VISIBLE, i)
+@inlined
+def _awaited(w: Any, message: int) -> bool:
+    """Whether the task that this message has the token of is open."""
+    v = w.items[w.items[message].item]
+    return v.open and v.token == message
 
 
-@compiled
-def _begin(h: Any, s: Any, v: Any, r: Any, b: Any, m: Any, slot: int, at: float) -> None:
+@inlined
+def _back(w: Any, message: int, at: float) -> None:
+    w.items[message].returning = True
+    _push(w, at, VISIBLE, message)
+
+
+@inlined
+def _begin(w: Any, slot: int, at: float) -> None:
     """The next message of the batch in this slot; killed with its function if that runs out of time."""
-    i = m[slot, b[slot].position].item
-    b[slot].row = _row(s, v, r, i, slot, at)
-    finish = at + v[i].service
-    b[slot].killed = finish > b[slot].kill_at
-    _push(h, s, max(at, b[slot].kill_at) if b[slot].killed else finish, END, slot)
+    b = w.slots[slot]
+    i = w.items[w.batches[slot, b.position].message].item
+    b.row = _attempt(w, i, slot, at)
+    finish = at + w.items[i].service
+    b.killed = finish > b.kill_at
+    _push(w, max(at, b.kill_at) if b.killed else finish, END, slot)
 
 
-@compiled
-def _finish(s: Any, p: Any, b: Any, slot: int, deleted: int) -> None:
-    s[IN_FLIGHT] -= deleted
-    s[BUSY] -= 1
-    if not p.fleet:
-        s[FUNCTIONS] -= 1
-        s[IDLE_WORKER] += 1
-    b[slot].active = False
-    b[s[SLOTS]].free = slot
-    s[SLOTS] += 1
+@inlined
+def _release(w: Any, slot: int) -> None:
+    """The slot has no batch any more."""
+    s = w.state[0]
+    s.busy -= 1
+    w.slots[slot].active = False
+    w.slots[s.slots].free = slot
+    s.slots += 1
 
 
-@compiled
-def _answer(h: Any, s: Any, x: Any, p: Any, v: Any, r: Any, b: Any, m: Any, slot: int, now: float) -> None:
-    """SendTaskSuccess for the message in service: accepted, late, throttled, or given up."""
-    at = b[slot].position
-    i, row = m[slot, at].item, b[slot].row
-    if _take(x, ANSWERS, now):
-        if v[i].open:
-            _end(v, r, i, row, SUCCEEDED)
-            _close(h, s, x, v, i, now, now + p.answer_seconds, SUCCEEDED)
-        else:
-            r[row].outcome = LATE
-        _push(h, s, now + p.answer_seconds, NEXT, slot)
-    elif b[slot].tries < TRIES:
-        tries = b[slot].tries
-        wait = uniform(p.seed, i, m[slot, at].number * 16 + tries, THROTTLED) * min(2.0**tries, 20.0)
-        b[slot].tries = tries + 1
-        _push(h, s, now + wait, ANSWER, slot)
-    else:
-        _fail(h, s, p, v, r, b, m, slot, now)
+@inlined
+def _finish(w: Any, slot: int, deleted: int) -> None:
+    s = w.state[0]
+    s.in_flight -= deleted
+    if not w.settings[0].fleet:
+        s.functions -= 1
+        s.idle_worker += 1
+    _release(w, slot)
 
 
-@compiled
-def _fail(h: Any, s: Any, p: Any, v: Any, r: Any, b: Any, m: Any, slot: int, now: float) -> None:
+@inlined
+def _fail(w: Any, slot: int, now: float) -> None:
     """The message in service comes back after a while, and the batch goes on."""
-    at = b[slot].position
-    i = m[slot, at].item
-    _end(v, r, i, b[slot].row, FAILED)
-    m[slot, at].failing = True
-    _back(h, s, v, i, now + p.redelivery)
-    _push(h, s, now, NEXT, slot)
+    b = w.slots[slot]
+    m = w.batches[slot, b.position]
+    m.failing = True
+    _end(w, b.row, _awaited(w, m.message), FAILED)
+    _back(w, m.message, now + w.settings[0].redelivery)
+    _push(w, now, NEXT, slot)
+
+
+@inlined
+def _answer(w: Any, slot: int, now: float) -> None:
+    """SendTaskSuccess for the message in service: accepted, late, throttled, or given up."""
+    p, b = w.settings[0], w.slots[slot]
+    m = w.batches[slot, b.position]
+    i = w.items[m.message].item
+    if _take(w.buckets[ANSWERS], now):
+        awaited = _awaited(w, m.message)
+        _end(w, b.row, awaited, SUCCEEDED if awaited else LATE)
+        if awaited:
+            _close(w, i, now, now + p.answer_seconds, SUCCEEDED)
+        _push(w, now + p.answer_seconds, NEXT, slot)
+    elif b.tries < TRIES:
+        wait = _backoff(p.seed, i, m.number * 16 + b.tries, THROTTLED, b.tries, LONGEST_TRY)
+        b.tries += 1
+        _push(w, now + wait, ANSWER, slot)
+    else:
+        _fail(w, slot, now)
+
+
+@inlined
+def _invoke(w: Any, slot: int, now: float) -> None:
+    """Start the batch in this slot, or try again later where Lambda refuses."""
+    s, p, b = w.state[0], w.settings[0], w.slots[slot]
+    cold = 0.0
+    if not p.fleet:
+        refused = s.functions >= p.account_concurrency
+        if not refused:
+            m = w.batches[slot, 0]
+            if s.idle_worker > 0 and not (
+                p.cold_start_share > 0
+                and uniform(p.seed, w.items[m.message].item, m.number, COLD) < p.cold_start_share
+            ):
+                s.idle_worker -= 1
+            elif _take(w.buckets[WORKER_ENVIRONMENTS], now):
+                cold = p.cold_start_seconds
+            else:
+                refused = True
+        if refused:
+            _push(w, now + p.throttle_retry_seconds, RETRY, slot)
+            return
+        s.functions += 1
+    begins = (now + cold) + p.receive_seconds
+    b.kill_at = begins + p.function_timeout
+    if p.heartbeat > 0:
+        _push(w, begins + p.heartbeat / 3.0, BEAT, slot, b.generation)
+    _begin(w, slot, begins)
+
+
+@inlined
+def _try_again(w: Any, slot: int, now: float) -> None:
+    """An invocation that was refused: its messages return once their visibility timeout is over."""
+    p, b = w.settings[0], w.slots[slot]
+    if now >= b.began + p.visibility:
+        for at in range(b.length):
+            _back(w, w.batches[slot, at].message, now)
+        _release(w, slot)
+        return
+    if p.throttles_receive:
+        for at in range(b.length):
+            w.items[w.batches[slot, at].message].received += 1
+    _invoke(w, slot, now)
 
 
 @compiled
-def _capacity(x: Any, p: Any, now: float) -> float:
-    """Batches that the consumer may have under way."""
+def _capacity(s: Any, p: Any, now: float) -> float:
+    """Batches that the mapping may have under way."""
     top = min(p.workers, p.mapping_limit)
-    if p.fleet:
-        return float(p.workers)
     if p.mapping_start >= top:
         return float(top)
-    minutes = (now - x[FIRST]) / 60.0
+    minutes = (now - s.first) / 60.0
     if p.ramp_stepped:
         grown = math.floor(minutes) * p.mapping_per_minute
     else:
@@ -243,215 +371,301 @@ def _capacity(x: Any, p: Any, now: float) -> float:
 
 
 @compiled
-def _grows(x: Any, p: Any, now: float, capacity: float) -> float:
-    """When the consumer may have more under way."""
+def _grows(s: Any, p: Any, now: float) -> float:
+    """When the mapping may have more under way."""
     if p.ramp_stepped:
-        at = x[FIRST] + 60.0 * (math.floor((now - x[FIRST]) / 60.0) + 1.0)
+        at = s.first + 60.0 * (math.floor((now - s.first) / 60.0) + 1.0)
     else:
-        at = x[FIRST] + 60.0 * ((capacity + 1.0 - p.mapping_start) / p.mapping_per_minute)
+        at = s.first + 60.0 * ((s.capacity + 1.0 - p.mapping_start) / p.mapping_per_minute)
     return max(at, np.nextafter(now, np.inf))
 
 
-@compiled
-def _wake(h: Any, s: Any, x: Any, at: float) -> None:
-    if at < x[WAKE]:
-        x[WAKE] = at
-        _push(h, s, at, POLL, 0)
-
-
-@compiled
-def _poll(h: Any, s: Any, x: Any, p: Any, v: Any, r: Any, b: Any, m: Any, now: float) -> bool:
-    """The consumer takes batches while it may; False when the heap or the rows are full."""
-    while s[QUEUED] > 0:
-        if s[HEAP] + 8 > len(h) or s[ROWS] + 8 > len(r):
-            return False
-        capacity = _capacity(x, p, now)
-        if s[BUSY] >= capacity:
-            if not p.fleet and capacity < min(p.workers, p.mapping_limit):
-                _wake(h, s, x, _grows(x, p, now, capacity))
-            break
-        if not p.fleet and s[FUNCTIONS] >= p.account_concurrency:
-            break
-        room = p.in_flight_limit - s[IN_FLIGHT]
+@inlined
+def _poll(w: Any, now: float) -> None:
+    """The consumer takes batches while it may. What time alone allows, a POLL looks for then."""
+    s, p, queue = w.state[0], w.settings[0], w.queue
+    while s.waiting > 0:
+        if s.busy >= s.capacity:
+            if s.capacity < min(p.workers, p.mapping_limit) and not p.fleet:
+                s.capacity = _capacity(s, p, now)
+            if s.busy >= s.capacity:
+                if s.capacity < min(p.workers, p.mapping_limit) and not p.fleet:
+                    w.ends[POLL].front = min(w.ends[POLL].front, _grows(s, p, now))
+                break
+        room = p.in_flight_limit - s.in_flight
         if room < 1:
             break
         most = min(float(p.batch_size), room)
-        size = int(min(most, float(s[QUEUED])))
-        head = v[s[HEAD]].queue
-        if p.window > 0 and size < most and now < v[head].visible_at + p.window:
-            _wake(h, s, x, v[head].visible_at + p.window)
+        size = int(min(most, float(s.waiting)))
+        full_at = queue[s.first_waiting].time + p.window
+        if p.window > 0 and size < most and now < full_at:
+            w.ends[POLL].front = min(w.ends[POLL].front, full_at)
             break
-        cold = 0.0
-        if not p.fleet:
-            chance = p.cold_start_share > 0
-            if s[IDLE_WORKER] > 0 and not (
-                chance and uniform(p.seed, head, v[head].received, COLD) < p.cold_start_share
-            ):
-                s[IDLE_WORKER] -= 1
-            elif _take(x, WORKER_ENVIRONMENTS, now):
-                cold = p.cold_start_seconds
-            else:
-                missing = 1.0 - x[BUCKETS + 4 * WORKER_ENVIRONMENTS]
-                _wake(h, s, x, max(now + missing / p.environments_per_second, np.nextafter(now, np.inf)))
-                break
-            s[FUNCTIONS] += 1
-        s[SLOTS] -= 1
-        slot = b[s[SLOTS]].free
+        s.slots -= 1
+        slot = w.slots[s.slots].free
+        b = w.slots[slot]
         for at in range(size):
-            i = v[s[HEAD]].queue
-            s[HEAD] = s[HEAD] + 1 if s[HEAD] + 1 < len(v) else 0
-            v[i].received += 1
-            m[slot, at].item, m[slot, at].number, m[slot, at].failing = i, v[i].received, False
-        s[QUEUED] -= size
-        s[IN_FLIGHT] += size
-        s[BUSY] += 1
-        begins = (now + cold) + p.receive_seconds
-        b[slot].active, b[slot].length, b[slot].position = True, size, 0
-        b[slot].began, b[slot].kill_at = now, begins + p.function_timeout
-        b[slot].generation += 1
-        if p.heartbeat > 0:
-            _push(h, s, begins + p.heartbeat / 3.0, BEAT, slot, b[slot].generation)
-        _begin(h, s, v, r, b, m, slot, begins)
-    return True
+            message = queue[s.first_waiting].key
+            s.first_waiting = (s.first_waiting + 1) & (len(queue) - 1)
+            v = w.items[message]
+            v.received += 1
+            i = v.item
+            w.items[i].deliveries += 1
+            m = w.batches[slot, at]
+            m.message, m.number, m.failing = message, w.items[i].deliveries, False
+        s.waiting -= size
+        s.in_flight += size
+        s.busy += 1
+        b.active, b.length, b.position, b.began = True, size, 0, now
+        b.generation += 1
+        _invoke(w, slot, now)
+
+
+@inlined
+def _expire(w: Any, i: int, now: float) -> None:
+    """The clocks of item i's task may have run out: a new token then, or the end."""
+    s, p, v = w.state[0], w.settings[0], w.items[i]
+    if not v.open:
+        return
+    deadline = (w.clocks[i].asked if p.clocks else w.times[ARRIVAL, i]) + p.timeout
+    if p.heartbeat > 0:
+        deadline = min(deadline, w.clocks[i].beaten + p.heartbeat)
+    if now < deadline:
+        _jump(w.heap, s, deadline, _key(EXPIRE, i, 0))
+    elif v.tokens < p.task_attempts:
+        message = s.messages
+        if message == len(w.items):
+            s.full = True
+            return
+        asked = now + _backoff(p.seed, i, v.tokens - 1, RESEND, v.tokens - 1, LONGEST_RETRY)
+        w.clocks[i].asked = w.clocks[i].beaten = asked
+        v.tokens += 1
+        v.token = message
+        w.items[message].item = i
+        s.messages += 1
+        _push(w, asked + _delay(w.buckets[TRANSITIONS], now, 1.0) + p.send_seconds, VISIBLE, message)
+        _jump(w.heap, s, asked + p.first_deadline, _key(EXPIRE, i, 0))
+    else:
+        _close(w, i, now, now, DEAD_LETTERED if w.items[v.token].dead else TIMED_OUT)
+
+
+@inlined
+def _start(w: Any, i: int, now: float) -> None:
+    s, p, v = w.state[0], w.settings[0], w.items[i]
+    w.ends[START].front = np.inf
+    s.started += 1
+    s.children += 1
+    w.times[ARRIVAL, i] = now
+    w.times[SERVICE_START, i] = w.times[SERVICE_END, i] = np.nan
+    v.open = True
+    s.ready = now + p.start_gap
+    delay = _delay(w.buckets[TRANSITIONS], now, 3.0)
+    if w.limited[i]:
+        enqueued = now + delay + p.send_seconds
+        w.times[ENQUEUED, i] = enqueued
+        v.item = v.token = i
+        v.tokens = 1
+        if p.clocks:
+            w.clocks[i].asked = w.clocks[i].beaten = now
+        if math.isinf(w.ends[EXPIRE].front):
+            w.ends[EXPIRE].front = now + p.first_deadline
+            s.expiry = i
+        _push(w, enqueued, VISIBLE, i)
+    else:
+        w.times[ENQUEUED, i] = now
+        _push(w, now + delay + p.invoke_seconds, INVOKE, i)
+    _admit(w, now)
+
+
+@inlined
+def _call(w: Any, i: int, now: float) -> None:
+    """The direct lane's invocation of item i's function."""
+    s, p, v = w.state[0], w.settings[0], w.items[i]
+    cold, refused = 0.0, s.functions >= p.account_concurrency
+    if not refused:
+        if s.idle_direct > 0 and not (
+            p.cold_start_share > 0 and uniform(p.seed, i, v.retries, COLD) < p.cold_start_share
+        ):
+            s.idle_direct -= 1
+        elif _take(w.buckets[DIRECT_ENVIRONMENTS], now):
+            cold = p.cold_start_seconds
+        else:
+            refused = True
+    if refused:
+        _retry(w, i, now)
+    else:
+        s.functions += 1
+        v.row = _attempt(w, i, -1, now + cold)
+        _push(w, (now + cold) + v.service, DONE, i)
+
+
+@inlined
+def _done(w: Any, i: int, now: float) -> None:
+    """The direct lane's function returns."""
+    s, v = w.state[0], w.items[i]
+    s.functions -= 1
+    s.idle_direct += 1
+    w.attempts[v.row].end = now
+    if v.retries + 1 <= v.failures:
+        _end(w, v.row, True, FAILED)
+        _retry(w, i, now)
+    else:
+        _end(w, v.row, True, SUCCEEDED)
+        _close(w, i, now, now + w.settings[0].return_seconds, SUCCEEDED)
+
+
+@inlined
+def _served(w: Any, slot: int, now: float) -> None:
+    """The message in service has been served, or its function is killed."""
+    b = w.slots[slot]
+    if b.killed:
+        for at in range(b.length):
+            m = w.batches[slot, at]
+            if not m.failing:
+                _back(w, m.message, max(now, b.began + w.settings[0].visibility))
+        _finish(w, slot, 0)
+        return
+    w.attempts[b.row].end = now
+    m = w.batches[slot, b.position]
+    if m.number <= w.items[w.items[m.message].item].failures:
+        _fail(w, slot, now)
+    else:
+        b.tries = 0
+        _answer(w, slot, now)
+
+
+@inlined
+def _next(w: Any, slot: int, now: float) -> None:
+    """The batch goes on to its next message, or ends."""
+    b = w.slots[slot]
+    b.position += 1
+    if b.position < b.length:
+        _begin(w, slot, now)
+    else:
+        deleted = 0
+        for at in range(b.length):
+            deleted += not w.batches[slot, at].failing
+        _finish(w, slot, deleted)
+
+
+@inlined
+def _visible(w: Any, message: int, now: float) -> None:
+    s, v = w.state[0], w.items[message]
+    if v.returning:
+        v.returning = False
+        s.in_flight -= 1
+    if v.received >= w.settings[0].max_receive:
+        v.dead = True
+        return
+    if s.waiting == len(w.queue):
+        s.full = True
+        return
+    last = w.queue[(s.first_waiting + s.waiting) & (len(w.queue) - 1)]
+    last.time, last.key = now, message
+    s.waiting += 1
+    if math.isnan(s.first):
+        s.first = now
+
+
+@inlined
+def _beat(w: Any, slot: int, generation: int, now: float) -> None:
+    """The worker beats for every message of its batch that somebody still waits for."""
+    b = w.slots[slot]
+    if b.active and (b.generation & _GENERATIONS) == generation:
+        for at in range(b.position, b.length):
+            message = w.batches[slot, at].message
+            if _awaited(w, message) and _take(w.buckets[BEATS], now):
+                w.clocks[w.items[message].item].beaten = now
+        _push(w, now + w.settings[0].heartbeat / 3.0, BEAT, slot, b.generation)
+
+
+@inlined
+def _look(w: Any) -> None:
+    """The next first clock to run out: they do in the order in which they started, and need no heap."""
+    s = w.state[0]
+    s.expiry += 1
+    while s.expiry < s.started and not (w.limited[s.expiry] and w.items[s.expiry].open):
+        s.expiry += 1
+    if s.expiry < s.started:
+        w.ends[EXPIRE].front = w.times[ARRIVAL, s.expiry] + w.settings[0].first_deadline
+    else:
+        w.ends[EXPIRE].front = np.inf
 
 
 @compiled
-def loop(h: Any, s: Any, x: Any, p: Any, v: Any, r: Any, b: Any, m: Any) -> bool:
-    """Run to the end; False when the heap or the attempts are full, and need more room.
-
-    h: the heap of events. s, x: the state, in counts and in times. p: the settings. v: the items. r: the
-    attempts. b: the slots of batches under way. m: the messages in each slot.
-    """
-    first = min(p.timeout, p.heartbeat) if p.heartbeat > 0 else p.timeout
-    _admit(h, s, x, p, 0.0)
-    while True:
-        # Clocks run out in the order in which they started, so that they need no place in the heap.
-        while s[EXPIRY] < s[STARTED] and not (v[s[EXPIRY]].limited and v[s[EXPIRY]].open):
-            s[EXPIRY] += 1
-        if s[HEAP] + 8 + p.batch_size > len(h) or s[ROWS] + 8 > len(r):
-            return False
-        expires = np.inf
-        if s[EXPIRY] < s[STARTED]:
-            expires = v[s[EXPIRY]].arrival + first
-        if s[HEAP] > 0 and (
-            h[0].time < expires or (h[0].time == expires and h[0].key < ((EXPIRE << 58) | (s[EXPIRY] << 26)))
-        ):
-            now, key = _pop(h, s)
-            kind, number = key >> 58, (key >> 26) & 0xFFFFFFFF
-        elif s[EXPIRY] < s[STARTED]:
-            now, kind, number, key = expires, EXPIRE, s[EXPIRY], 0
-            s[EXPIRY] += 1
-        else:
+def loop(w: World) -> bool:
+    """Run to the end; False when a table is full, and all has to be run again with more room."""
+    s, heap = w.state[0], w.heap
+    _admit(w, 0.0)
+    while not s.full:
+        now, kind = np.inf, -1
+        for one in range(KINDS):
+            if w.ends[one].front < now:
+                now, kind = w.ends[one].front, one
+        key = 0
+        if kind == START:
+            key = _key(START, s.started, 0)
+        elif kind == EXPIRE:
+            key = _key(EXPIRE, s.expiry, 0)
+        elif kind == POLL:
+            key = _key(POLL, 0, 0)
+        elif kind >= 0:
+            key = w.lines[kind, w.ends[kind].head].key
+        if s.heap > 0 and (heap[0].time < now or (heap[0].time == now and heap[0].key < key)):
+            now, key = heap[0].time, heap[0].key
+            _pop(heap, s)
+            kind = key >> 58
+        elif kind < 0:
             return True
+        elif kind == EXPIRE:
+            _look(w)
+        elif kind != START and kind != POLL:
+            line = w.lines[kind]
+            w.ends[kind].head = (w.ends[kind].head + 1) & (len(line) - 1)
+            w.ends[kind].length -= 1
+            w.ends[kind].front = line[w.ends[kind].head].time if w.ends[kind].length > 0 else np.inf
+        number = (key >> 26) & 0xFFFFFFFF
 
         if kind == FREE:
-            s[CHILDREN] -= 1
-            _admit(h, s, x, p, now)
-        elif kind == DONE:
-            s[FUNCTIONS] -= 1
-            s[IDLE_DIRECT] += 1
-            row = v[number].row
-            r[row].end = now
-            if v[number].retries + 1 <= v[number].failures:
-                _end(v, r, number, row, FAILED)
-                _again(h, s, x, p, v, number, now)
-            else:
-                _end(v, r, number, row, SUCCEEDED)
-                _close(h, s, x, v, number, now, now + p.return_seconds, SUCCEEDED)
+            s.children -= 1
+            _admit(w, now)
+            continue
+        if kind == START:
+            _start(w, number, now)
+            continue
+        if kind == INVOKE:
+            _call(w, number, now)
+            continue
+        if kind == EXPIRE:
+            _expire(w, number, now)
+            continue
+        if kind == ANSWER:
+            _answer(w, number, now)
+            continue
+        if kind == BEAT:
+            _beat(w, number, key & _GENERATIONS, now)
+            continue
+        if kind == DONE:
+            _done(w, number, now)
         elif kind == END:
-            slot = number
-            if b[slot].killed:
-                back = 0
-                for at in range(b[slot].length):
-                    if not m[slot, at].failing:
-                        back = m[slot, at].item
-                        _back(h, s, v, back, max(now, b[slot].began + p.visibility))
-                _finish(s, p, b, slot, 0)
-            else:
-                r[b[slot].row].end = now
-                at = b[slot].position
-                if m[slot, at].number <= v[m[slot, at].item].failures:
-                    _fail(h, s, p, v, r, b, m, slot, now)
-                else:
-                    b[slot].tries = 0
-                    _answer(h, s, x, p, v, r, b, m, slot, now)
-        elif kind == ANSWER:
-            _answer(h, s, x, p, v, r, b, m, number, now)
+            _served(w, number, now)
         elif kind == NEXT:
-            b[number].position += 1
-            if b[number].position < b[number].length:
-                _begin(h, s, v, r, b, m, number, now)
-            else:
-                failing = 0
-                for at in range(b[number].length):
-                    failing += m[number, at].failing
-                _finish(s, p, b, number, b[number].length - failing)
+            _next(w, number, now)
         elif kind == VISIBLE:
-            if v[number].returning:
-                v[number].returning = False
-                s[IN_FLIGHT] -= 1
-            if v[number].received >= p.max_receive:
-                v[number].dead = True
-            else:
-                tail = s[HEAD] + s[QUEUED]
-                v[tail if tail < len(v) else tail - len(v)].queue = number
-                s[QUEUED] += 1
-                v[number].visible_at = now
-                if math.isnan(x[FIRST]):
-                    x[FIRST] = now
-        elif kind == EXPIRE:
-            if v[number].open:
-                deadline = v[number].arrival + p.timeout
-                if p.heartbeat > 0:
-                    deadline = min(deadline, v[number].beaten + p.heartbeat)
-                if now >= deadline:
-                    how = DEAD_LETTERED if v[number].dead else TIMED_OUT
-                    _close(h, s, x, v, number, now, now, how)
-                else:
-                    _push(h, s, deadline, EXPIRE, number)
-        elif kind == BEAT:
-            if b[number].active and (b[number].generation & 0x3FFFFFF) == (key & 0x3FFFFFF):
-                for at in range(b[number].position, b[number].length):
-                    i = m[number, at].item
-                    if v[i].open and _take(x, BEATS, now):
-                        v[i].beaten = now
-                _push(h, s, now + p.heartbeat / 3.0, BEAT, number, b[number].generation)
-        elif kind == START:
-            s[PENDING] = 0
-            s[STARTED] += 1
-            s[CHILDREN] += 1
-            v[number].arrival = now
-            v[number].open = True
-            x[READY] = now + 1.0 / p.children_per_second
-            delay = _delay(x, TRANSITIONS, now, 3.0)
-            if v[number].limited:
-                v[number].enqueued = now + delay + p.send_seconds
-                v[number].beaten = now
-                _push(h, s, v[number].enqueued, VISIBLE, number)
-            else:
-                v[number].enqueued = now
-                _push(h, s, now + delay + p.invoke_seconds, INVOKE, number)
-            _admit(h, s, x, p, now)
-        elif kind == INVOKE:
-            retries = v[number].retries
-            cold, refused = 0.0, s[FUNCTIONS] >= p.account_concurrency
-            if not refused:
-                if s[IDLE_DIRECT] > 0 and not (
-                    p.cold_start_share > 0 and uniform(p.seed, number, retries, COLD) < p.cold_start_share
-                ):
-                    s[IDLE_DIRECT] -= 1
-                elif _take(x, DIRECT_ENVIRONMENTS, now):
-                    cold = p.cold_start_seconds
-                else:
-                    refused = True
-            if refused:
-                _again(h, s, x, p, v, number, now)
-            else:
-                s[FUNCTIONS] += 1
-                _row(s, v, r, number, -1, now + cold)
-                _push(h, s, (now + cold) + v[number].service, DONE, number)
-        elif now >= x[WAKE]:
-            x[WAKE] = np.inf
-        # A clock that runs out leaves the consumer nothing new to do: what time alone brings, a POLL is for.
-        if kind != EXPIRE and s[QUEUED] > 0 and not _poll(h, s, x, p, v, r, b, m, now):
-            return False
+            _visible(w, number, now)
+        elif kind == RETRY:
+            _try_again(w, number, now)
+        else:
+            w.ends[POLL].front = np.inf
+        _poll(w, now)
+    return False
+
+
+@compiled
+def columns(attempts: Any, wide: Any, times: Any, worker: Any, outcome: Any) -> None:
+    """The attempts' records as columns: items and numbers in `wide`, starts and ends in `times`."""
+    for row in range(len(attempts)):
+        r = attempts[row]
+        wide[0, row], wide[1, row] = r.item, r.number
+        times[0, row], times[1, row] = r.start, r.end
+        worker[row], outcome[row] = r.worker, r.outcome

@@ -2,35 +2,41 @@
 
 What happens, in the order of a child's life. All times are seconds since the execution started.
 
-- **Map.** Items start in order, at most `map_concurrency` children at once and `children_per_second`.
+- **Map.** Items start in order, at most `map_concurrency` children at once and `children_per_second`; in an
+  open system none before it arrives.
 - **Direct lane.** A function is called after `invoke_seconds`. It needs a place in the account's concurrency
   and an environment, a new one of which starts cold. What is refused or fails is tried again as the
   workflow's Retry says: four times, after 1, 2, 4 and 8 s at most, with full jitter.
 - **Limited lane.** The message is in the queue after `send_seconds`. The consumer takes a batch as soon as it
   may have one more under way: a fleet has `worker_concurrency` workers; a mapping grows from `mapping_start`
-  by `mapping_per_minute` up to its limit. A batch's messages are served one after the other. What fails comes
-  back after `redelivery_seconds`, what its function had no time for after the visibility timeout; after
+  by `mapping_per_minute` up to its limit. Where Lambda refuses the mapping's invocation it is tried again
+  after `throttle_retry_seconds`, until the visibility timeout returns the messages. A batch's messages are
+  served one after the other. What fails comes back after `redelivery_seconds` (a partial batch failure: the
+  rest of the batch does not), what its function had no time for after the visibility timeout; after
   `max_receive_count` deliveries it is a dead letter.
 - **Callback.** An answer needs a token of the SendTaskSuccess bucket; a throttled one is tried again up to
   nine times, after 1, 2, 4, up to 20 s at most, with full jitter. The task's clocks run from the child's
   start: the timeout for good, the heartbeat until the next beat. A worker beats three times in a period for
-  every message of its batch; a throttled beat is lost. An answer to a task that has ended is late.
-- **Transitions.** Three as a child starts and one as it ends; where the bucket is empty they wait their turn.
+  every message of its batch; a throttled beat is lost. A task that ran out of time is sent again with a new
+  token up to `task_attempts` times, after 1, 2, 4, up to 30 s at most. An answer with an older token, or to a
+  task that has ended, is late.
+- **Transitions.** Three as a child starts, one for each new token and one as it ends; where the bucket is
+  empty they wait their turn.
 
 Draws depend on seed, item and attempt alone. So settings share them, and no order of events can change them.
 """
 
 import math
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from helpers.experiment import Experiment
+from helpers.errors import InvalidExperiment
+from helpers.experiment import DIRECT_ATTEMPTS, Distribution, Experiment, Floats
 from helpers.simulation.quotas import AWS_US_EAST_1, Quotas
-from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, LANES, OUTCOMES, Trace
+from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, OUTCOMES, Trace
 
 __all__ = ["simulate"]
 
@@ -38,6 +44,7 @@ Records = np.ndarray[Any, np.dtype[np.void]]
 
 STARTED = "1970-01-01T00:00:00+00:00"
 """When every simulated execution starts: its time is virtual."""
+ENDLESS = 2**62
 
 
 def _record(**fields: str) -> np.dtype[Any]:
@@ -47,47 +54,66 @@ def _record(**fields: str) -> np.dtype[Any]:
 
 SETTINGS = _record(
     u8="seed",
-    i8="items map_limit workers batch_size max_receive",
-    f8="window function_timeout visibility redelivery timeout heartbeat send_seconds invoke_seconds "
-    "receive_seconds answer_seconds return_seconds children_per_second account_concurrency "
-    "environments_per_second cold_start_seconds cold_start_share mapping_start mapping_per_minute "
-    "mapping_limit in_flight_limit",
-    b1="fleet ramp_stepped",
+    i8="items map_limit workers batch_size max_receive task_attempts",
+    f8="window function_timeout visibility redelivery timeout heartbeat first_deadline start_gap "
+    "send_seconds invoke_seconds receive_seconds answer_seconds return_seconds account_concurrency "
+    "cold_start_seconds cold_start_share mapping_start mapping_per_minute mapping_limit "
+    "throttle_retry_seconds in_flight_limit",
+    b1="fleet ramp_stepped throttles_receive clocks open",
 )
-ITEMS = _record(
-    f8="service arrival enqueued service_start service_end returned visible_at beaten",
-    i8="failures row queue",
-    i4="count received retries",
-    i1="outcome",
-    b1="limited open dead returning",
+STATE = _record(
+    f8="ready first capacity",
+    i8="children started expiry functions idle_direct idle_worker in_flight busy waiting first_waiting heap "
+    "rows slots messages",
+    b1="full",
 )
-ATTEMPTS = _record(f8="start end", i8="item", i4="worker", i1="outcome")
-SLOTS = _record(f8="began kill_at", i8="length position row tries generation free", b1="killed active")
-MESSAGES = _record(i8="item", i4="number", b1="failing")
+ENDS = _record(f8="front", i8="head length")
+BUCKETS = _record(f8="level last burst rate")
 EVENTS = _record(f8="time", i8="key")
+ITEMS = _record(
+    f8="service",
+    i4="failures row item token count received deliveries",
+    i1="tokens retries outcome",
+    b1="open dead returning",
+)
+"""Of an item, and after these of each further message: its item, received, dead and returning alone."""
+CLOCKS = _record(f8="asked beaten")
+ATTEMPTS = _record(f8="start end", i4="item number", i2="worker", i1="outcome")
+SLOTS = _record(f8="began kill_at", i8="length position row tries generation free", b1="killed active")
+MESSAGES = _record(i4="message number", b1="failing")
 
 
 def simulate(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> Trace:
-    """The trace of the experiment as it would run under these quotas; the same at every call."""
-    items, attempts = run(experiment, quotas)
+    """The trace of the experiment as it would run under these quotas; the same at every call.
+
+    Raises InvalidExperiment for an open system in which more arrives than the quotas and limits let through.
+    """
+    _check_stable(experiment, quotas)
+    items, times, attempts = run(experiment, quotas)
+    from helpers.simulation import kernel
+
     table = pd.DataFrame(
         {
             "item": np.arange(experiment.items),
-            "lane": _words(items["limited"], LANES),
-            **{name: items[name] for name in ITEM_TIMES},
-            "attempts": items["count"],
-            "outcome": _words(items["outcome"], OUTCOMES),
+            "lane": experiment.plan()["lane"],
+            **dict(zip(ITEM_TIMES, times, strict=True)),
+            "attempts": items["count"].astype(np.int64),
+            "outcome": pd.Categorical.from_codes(items["outcome"].copy(), pd.Index(OUTCOMES)),
         }
     )
+    del items
+    wide, ends = np.empty((2, len(attempts)), np.int64), np.empty((2, len(attempts)))
+    worker, outcome = np.empty(len(attempts), np.int16), np.empty(len(attempts), np.int8)
+    kernel.columns(attempts, wide, ends, worker, outcome)
     workers = ["direct", *(f"worker-{slot}" for slot in range(experiment.worker_concurrency))]
     tries = pd.DataFrame(
         {
-            "item": attempts["item"],
-            "attempt": pd.Series(attempts["item"]).groupby(attempts["item"]).cumcount() + 1,
-            "worker": _words(attempts["worker"] + 1, workers),
-            "start": attempts["start"],
-            "end": attempts["end"],
-            "outcome": _words(attempts["outcome"], ATTEMPT_OUTCOMES),
+            "item": wide[0],
+            "attempt": wide[1],
+            "worker": pd.Categorical.from_codes(worker + 1, pd.Index(workers)),
+            "start": ends[0],
+            "end": ends[1],
+            "outcome": pd.Categorical.from_codes(outcome, pd.Index(ATTEMPT_OUTCOMES)),
         }
     )
     return Trace(
@@ -102,15 +128,10 @@ def simulate(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> Trace:
     )
 
 
-def _words(numbers: np.ndarray[Any, Any], words: Sequence[str]) -> "pd.Series[str]":
-    """The word of each number, as text: a million by way of categories in a fraction of the time."""
-    return pd.Series(pd.Categorical.from_codes(numbers.astype(np.int64), pd.Index(words))).astype("str")
+def run(experiment: Experiment, quotas: Quotas) -> tuple[Records, Floats, Records]:
+    """Records of all items (ITEMS), their times (a row for each of ITEM_TIMES), records of ATTEMPTS.
 
-
-def run(experiment: Experiment, quotas: Quotas) -> tuple[Records, Records]:
-    """The records of all items (ITEMS) and attempts (ATTEMPTS), as the kernel leaves them.
-
-    Where the heap or the attempts need more room than was guessed, all is run again with twice as much.
+    Where a table needs more room than was guessed, all is run again with twice as much.
     """
     # Every start of the lab imports this module, and numba takes a fifth of a second.
     from helpers.simulation import kernel
@@ -118,35 +139,93 @@ def run(experiment: Experiment, quotas: Quotas) -> tuple[Records, Records]:
     plan = experiment.plan()
     limited = (plan["lane"] == "limited").to_numpy()
     failures = plan["failures"].to_numpy()
+    messages = int(limited.sum())
     rows = int(np.minimum(failures + 1, experiment.most_attempts(limited)).sum()) + 64
-    at_once = min(experiment.items, experiment.map_limit)
-    heap = 4 * (at_once + experiment.worker_concurrency) + experiment.batch_size + 64
+    at_once = min(experiment.items, experiment.map_limit) + 2 * experiment.worker_concurrency
     settings = _settings(experiment, quotas)
+    due = experiment.arrivals()
+    room = 1
     while True:
-        items = np.zeros(experiment.items, ITEMS)
-        for name in ITEM_TIMES:
-            items[name] = math.nan
-        items["limited"], items["failures"], items["service"] = limited, failures, plan["task_seconds"]
-        attempts = np.zeros(rows, ATTEMPTS)
+        again = room * 64 if experiment.task_attempts > 1 else 0
+        line = 1 << (room * at_once - 1).bit_length()
+        items = np.zeros(experiment.items + again, ITEMS)
+        items["service"][: experiment.items] = plan["task_seconds"]
+        items["failures"][: experiment.items] = failures
         slots = np.zeros(experiment.worker_concurrency, SLOTS)
         slots["free"] = np.arange(len(slots))[::-1]
-        batch = max(1, min(experiment.batch_size, int(limited.sum())))
-        messages = np.zeros((len(slots), batch), MESSAGES)
-        counts = np.zeros(kernel.EXPIRY + 1, np.int64)
-        counts[[kernel.IDLE_DIRECT, kernel.IDLE_WORKER]] = 0 if experiment.cold_start else kernel.ENDLESS
-        counts[kernel.SLOTS] = len(slots)
-        levels = np.array([quotas.map_start_seconds, math.nan, math.inf, *_buckets(quotas)])
-        events = np.zeros(heap, EVENTS)
-        if kernel.loop(events, counts, levels, settings, items, attempts, slots, messages):
-            return items, attempts[: counts[kernel.ROWS]]
-        rows, heap = 2 * rows, 2 * heap
+        world = kernel.World(
+            settings=settings,
+            state=_state(experiment, quotas),
+            buckets=_buckets(quotas),
+            heap=np.zeros(4 * line, EVENTS),
+            lines=np.zeros((kernel.KINDS, line), EVENTS),
+            ends=np.array([(math.inf, 0, 0)] * kernel.KINDS, ENDS),
+            queue=np.zeros(line, EVENTS),
+            due=np.zeros(0) if due is None else due,
+            limited=limited,
+            items=items,
+            times=np.empty((len(ITEM_TIMES), experiment.items)),
+            clocks=np.zeros(len(items) if settings["clocks"][0] else 0, CLOCKS),
+            attempts=np.zeros(rows, ATTEMPTS),
+            slots=slots,
+            batches=np.zeros((len(slots), max(1, min(experiment.batch_size, messages))), MESSAGES),
+        )
+        if kernel.loop(world):
+            return items[: experiment.items], world.times, world.attempts[: world.state["rows"][0]]
+        if world.state["rows"][0] == len(world.attempts):
+            rows *= 2
+        else:
+            room *= 2
 
 
-def _settings(experiment: Experiment, quotas: Quotas) -> np.void:
+def _check_stable(experiment: Experiment, quotas: Quotas) -> None:
+    """Refuse an open system whose work grows without end."""
+    rate, share, failing = experiment.arrivals_per_second, experiment.siphon_share, experiment.failure_rate
+    if rate is None:
+        return
+
+    def tries(most: int) -> float:
+        return (1 - failing**most) / (1 - failing)
+
+    direct = rate * (1 - share) * _mean(experiment.direct_seconds) * tries(DIRECT_ATTEMPTS)
+    received = _mean(experiment.limited_seconds) + quotas.receive_seconds / experiment.batch_size
+    limited = rate * share * (received * tries(experiment.max_receive_count) + quotas.answer_seconds)
+    conditions = [
+        ("children start a second", rate, quotas.children_per_second, "children_per_second"),
+        ("children are under way", direct + limited, experiment.map_limit, "map_concurrency"),
+        ("workers are busy", limited, experiment.worker_concurrency, "worker_concurrency"),
+        ("answers come a second", rate * share, quotas.task_per_second, "task_per_second"),
+        (
+            "state transitions come a second",
+            4 * rate,
+            quotas.transitions_per_second,
+            "transitions_per_second",
+        ),
+    ]
+    if experiment.consumer == "lambda":
+        conditions.append(("batches are under way", limited, quotas.mapping_limit, "mapping_limit"))
+        conditions.append(
+            ("functions run", direct + limited, quotas.account_concurrency, "account_concurrency")
+        )
+    for what, load, most, name in conditions:
+        if load >= most:
+            raise InvalidExperiment(
+                f"arrivals_per_second={rate:g}: {load:.4g} {what} on average, so {load:.4g} < {name}="
+                f"{most:g} fails and what waits grows without end; let less arrive, or raise {name}."
+            )
+
+
+def _mean(time: float | Distribution) -> float:
+    return time.mean if isinstance(time, Distribution) else time
+
+
+def _settings(experiment: Experiment, quotas: Quotas) -> Records:
     settings = np.zeros(1, SETTINGS)
     for name in SETTINGS.names or ():
         if hasattr(quotas, name):
             settings[name] = getattr(quotas, name)
+    heartbeat = experiment.heartbeat_seconds or 0
+    timeout = experiment.task_timeout_seconds
     for name, value in {
         "seed": experiment.seed,
         "items": experiment.items,
@@ -159,18 +238,35 @@ def _settings(experiment: Experiment, quotas: Quotas) -> np.void:
         "visibility": experiment.visibility_timeout_seconds,
         "redelivery": experiment.redelivery_seconds,
         "max_receive": experiment.max_receive_count,
-        "timeout": experiment.task_timeout_seconds,
-        "heartbeat": experiment.heartbeat_seconds or 0,
+        "timeout": timeout,
+        "heartbeat": heartbeat,
+        "first_deadline": min(timeout, heartbeat) if heartbeat else timeout,
+        "task_attempts": experiment.task_attempts,
+        "clocks": heartbeat > 0 or experiment.task_attempts > 1,
+        "open": experiment.arrivals_per_second is not None,
+        "start_gap": 1.0 / quotas.children_per_second,
     }.items():
         settings[name] = value
-    record: np.void = settings[0]
-    return record
+    return settings
 
 
-def _buckets(quotas: Quotas) -> list[float]:
-    """Level, time of the last look, burst and rate of each bucket, in the kernel's order."""
+def _state(experiment: Experiment, quotas: Quotas) -> Records:
+    state = np.zeros(1, STATE)
+    workers = experiment.worker_concurrency
+    on_lambda = experiment.consumer == "lambda"
+    state["ready"] = quotas.map_start_seconds
+    state["first"] = math.nan
+    state["capacity"] = min(workers, quotas.mapping_limit, quotas.mapping_start) if on_lambda else workers
+    state["slots"] = workers
+    state["messages"] = experiment.items
+    state["idle_direct"] = state["idle_worker"] = 0 if experiment.cold_start else ENDLESS
+    return state
+
+
+def _buckets(quotas: Quotas) -> Records:
+    """In the kernel's order, all full."""
     transitions = quotas.transitions_burst, quotas.transitions_per_second
     tasks = quotas.task_burst, quotas.task_per_second
     environments = quotas.environments_burst, quotas.environments_per_second
     pairs = (transitions, tasks, tasks, environments, environments)
-    return [value for burst, rate in pairs for value in (burst, 0.0, burst, rate)]
+    return np.array([(burst, 0.0, burst, rate) for burst, rate in pairs], BUCKETS)
