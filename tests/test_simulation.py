@@ -148,9 +148,9 @@ def test_a_refused_batch_is_tried_again_each_second():
 
 @pytest.mark.parametrize(("counted", "dead"), [(False, 42), (True, 46)])
 def test_throttling_makes_dead_letters_of_messages_without_fault(counted, dead):
-    """50 workers may poll, 2 functions run: what is refused stays with the mapping for the visibility timeout.
+    """50 workers may poll, 2 functions run: what is refused stays with the mapping until it is visible.
 
-    After three such timeouts it is a dead letter, or after the first if each try counts as a receive: by then
+    After three visibility timeouts it is a dead letter, or after the first if each try counts as a receive: by then
     8 or 4 messages have begun.
     """
     experiment = Experiment(
@@ -269,6 +269,24 @@ def test_without_frictions_the_makespan_is_near_its_bound(items, workers, seed):
     longest = experiment.plan()["task_seconds"].max()
     found = metrics.summary(simulate(experiment, UNLIMITED))["makespan"]
     assert ideal * (1 - 1e-9) <= found <= ideal + longest
+
+
+@pytest.mark.parametrize("siphon_share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("map_concurrency", [10, 100, 500])
+@pytest.mark.parametrize("time", [1.0, exponential(1.0)])
+def test_a_large_run_takes_little_longer_than_its_bound(siphon_share, map_concurrency, time):
+    """Makespan / bound is in [1, 1.05] where the longest item is short against the run."""
+    experiment = Experiment(
+        100_000,
+        map_concurrency=map_concurrency,
+        siphon_share=siphon_share,
+        worker_concurrency=50,
+        direct_seconds=time,
+        limited_seconds=time,
+        **OUT_OF_REACH,
+    )
+    summary = metrics.summary(simulate(experiment, UNLIMITED))
+    assert 1 - 1e-9 <= summary["makespan"] / summary["ideal_makespan"] <= 1.05
 
 
 @given(st.integers(2, 400), st.integers(2, 40), st.integers(1, 40))

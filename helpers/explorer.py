@@ -1,0 +1,114 @@
+"""Sliders for the settings of an Experiment, and the predicted run redrawn while they move; for notebooks."""
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import ipywidgets as widgets
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from helpers import cost, metrics, plots
+from helpers.errors import LabError
+from helpers.experiment import Experiment
+from helpers.simulation import AWS_US_EAST_1, Quotas, simulate
+from helpers.trace import Trace
+
+__all__ = ["explore"]
+
+LADDER = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1_000, 2_000, 3_000, 5_000, 10_000)
+STEPS: dict[str, tuple[float, ...]] = {
+    "items": LADDER[8:],
+    "map_concurrency": LADDER,
+    "worker_concurrency": LADDER[1:13],
+    "batch_size": tuple(range(1, 11)),
+    "siphon_share": tuple(share / 20 for share in range(21)),
+    "direct_seconds": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+    "limited_seconds": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0),
+    "failure_rate": (0.0, 0.01, 0.05, 0.1, 0.2, 0.5),
+}
+"""The fields of Experiment that have a slider, and the values on it."""
+PERCENTS = (50, 95, 99)
+
+
+def explore(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> widgets.Widget:
+    """A widget that predicts the experiment under these quotas, and again whenever a slider moves.
+
+    It shows makespan, percentiles, peaks and cost, and the timeline of the run. Settings without a slider
+    stay as given. What an Experiment refuses is told in its own words, and the last run stays in sight.
+    """
+    picture, numbers, image = Picture(), widgets.HTML(), widgets.Image(format="png")
+    sliders = {name: _slider(name, getattr(experiment, name)) for name in STEPS}
+
+    def redraw(_: object = None) -> None:
+        try:
+            moved = replace(experiment, **{name: slider.value for name, slider in sliders.items()})
+            trace = simulate(moved, quotas)
+        except LabError as error:
+            numbers.value = f"<b>Not possible:</b> {error}"
+            return
+        numbers.value = _told(trace)
+        image.value = picture.draw(trace)
+
+    for slider in sliders.values():
+        slider.observe(redraw, "value")
+    redraw()
+    columns = widgets.Layout(grid_template_columns="repeat(2, 1fr)", width="48em")
+    return widgets.VBox([widgets.GridBox(list(sliders.values()), layout=columns), numbers, image])
+
+
+class Picture:
+    """One figure that is drawn again and again: making a new one each time would take twice as long."""
+
+    def __init__(self) -> None:
+        self._figure = Figure(figsize=(9, 3.4), layout="constrained")
+        FigureCanvasAgg(self._figure)
+        self.timeline, self.times = self._figure.subplots(1, 2, width_ratios=(3, 1.4))
+
+    def draw(self, trace: Trace) -> bytes:
+        """The timeline of a trace and its waiting and sojourn times, as PNG."""
+        self.timeline.clear()
+        self.times.clear()
+        plots.timeline(trace, self.timeline)
+        _percentiles(trace, self.times)
+        png = io.BytesIO()
+        self._figure.savefig(png, format="png", dpi=80)
+        return png.getvalue()
+
+
+def _percentiles(trace: Trace, ax: Any) -> None:
+    summary = metrics.summary(trace)
+    names = [(time, percent) for time in ("sojourn", "waiting") for percent in reversed(PERCENTS)]
+    values = [summary[f"p{percent}_{time}"] or 0.0 for time, percent in names]
+    bars = ax.barh([f"{time} p{percent}" for time, percent in names], values, color=plots.WAITING)
+    ax.bar_label(bars, fmt="{:.3g}", padding=3)
+    ax.set(xlabel="seconds", xlim=(0, 1.25 * max(*values, 1e-9)))
+
+
+def _slider(name: str, value: Any) -> widgets.SelectionSlider:
+    if not isinstance(value, int | float):
+        raise LabError(f"{name}={value}: a slider needs a number; give the explorer a constant time")
+    options = sorted(
+        {*STEPS[name], value or LADDER[-1]} if name == "map_concurrency" else {*STEPS[name], value}
+    )
+    return widgets.SelectionSlider(
+        options=options,
+        value=value or options[-1] if name == "map_concurrency" else value,
+        description=name,
+        style={"description_width": "11em"},
+        layout=widgets.Layout(width="auto"),
+    )
+
+
+def _told(trace: Trace) -> str:
+    summary = metrics.summary(trace)
+    shares = metrics.saturation(trace)
+    binds = max(shares, key=shares.__getitem__)
+    usd = cost.total(cost.of(trace))
+    lost = summary["items"] - summary["succeeded"]
+    return (
+        f"<b>{summary['makespan']:,.4g} s</b> for {summary['items']:,} items "
+        f"({summary['throughput']:,.4g} a second), {lost:,} not succeeded · at most {summary['peak_map']:,} "
+        f"children and {summary['peak_workers']:,} workers at once · <b>${usd:,.4g}</b> · {binds} binds "
+        f"{shares[binds]:.0%} of the time"
+    )
