@@ -150,8 +150,8 @@ def test_a_refused_batch_is_tried_again_each_second():
 def test_throttling_makes_dead_letters_of_messages_without_fault(counted, dead):
     """50 workers may poll, 2 functions run: what is refused stays with the mapping until it is visible.
 
-    After three visibility timeouts it is a dead letter, or after the first if each try counts as a receive: by then
-    8 or 4 messages have begun.
+    After three visibility timeouts it is a dead letter, or after one where each try counts as a receive: by
+    then 8 or 4 messages have begun.
     """
     experiment = Experiment(
         50,
