@@ -5,6 +5,7 @@ from helpers.engines import connect
 from helpers.errors import LabError
 from helpers.experiment import Experiment, empirical, exponential, lognormal
 from helpers.notebooks import reading
+from helpers.predict import predict
 from helpers.simulation import simulate
 from helpers.trace import Trace
 
@@ -22,6 +23,7 @@ __all__ = [
     "metrics",
     "observe",
     "plots",
+    "predict",
     "reading",
     "simulate",
     "stack",

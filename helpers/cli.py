@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -25,6 +26,11 @@ from helpers.errors import EngineError, LabError
 from helpers.experiment import Experiment
 from helpers.files import write_whole
 from helpers.observing import reader
+from helpers.predict import Prediction, fitted
+from helpers.predict import predict as predicting
+from helpers.search import Found, search
+from helpers.simulation.quotas import PRESETS, Quotas, sources
+from helpers.trace import Trace
 
 ROOT = Path(__file__).parents[1]
 REPORT = "05_benchmark_concurrency"
@@ -46,11 +52,13 @@ Assignments = Annotated[
 
 
 def _assigned(pairs: list[str] | None) -> dict[str, str]:
-    values = {}
+    values: dict[str, str] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals:
             raise LabError(f"parameter {pair!r}: must be KEY=VALUE; for example -p scale=full")
+        if key in values:
+            raise LabError(f"{key}: is given twice, as {values[key]!r} and as {value!r}; give it once")
         values[key] = value
     return values
 
@@ -101,16 +109,21 @@ def run(
         raise typer.Exit(1)
 
 
-def _settings(given: str | dict[str, str]) -> tuple[Experiment, ...]:
-    """The settings that a file's text, or assignments of comma-separated values, describe."""
+def _loaded(text: str) -> Any:
+    """What a YAML text holds."""
     try:
-        values = (
-            yaml.safe_load(given)
-            if isinstance(given, str)
-            else {key: yaml.safe_load(f"[{text}]") for key, text in given.items()}
-        )
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise LabError(f"grid: not readable ({error}); write FIELD: [V1, V2]") from error
+
+
+def _settings(given: str | dict[str, str]) -> tuple[Experiment, ...]:
+    """The settings that a file's text, or assignments of comma-separated values, describe."""
+    values = (
+        _loaded(given)
+        if isinstance(given, str)
+        else {key: _loaded(f"[{text}]") for key, text in given.items()}
+    )
     if isinstance(values, list) and all(isinstance(one, dict) and "items" in one for one in values):
         return tuple(Experiment.from_dict(one) for one in values)
     if not isinstance(values, dict) or not values.get("items"):
@@ -185,6 +198,115 @@ def sweep(
         typer.echo(sentence, err=True)
     if broken:
         raise typer.Exit(1)
+
+
+Items = Annotated[int, typer.Option("--items", help="Items of the map.")]
+QuotasName = Annotated[str, typer.Option("--quotas", help=f"One of {', '.join(PRESETS)}.")]
+Figures = Annotated[
+    list[str] | None,
+    typer.Option("--quota", help="FIELD=VALUE of Quotas, inf for no limit; may be given often."),
+]
+ServiceTimes = Annotated[
+    Path | None,
+    typer.Option(help="A trace, measured or observed, whose service times and failures to take."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def _quotas(name: str, figures: list[str] | None) -> Quotas:
+    """The quotas of this name, with these figures in place of their own."""
+    if name not in PRESETS:
+        raise LabError(f"quotas {name!r}: not known; choose one of {', '.join(PRESETS)}")
+    values: dict[str, Any] = {}
+    for key, text in _assigned(figures).items():
+        if key not in sources():
+            raise LabError(f"quota {key!r}: not known; the quotas are {', '.join(sources())}")
+        values[key] = value = _loaded(text)
+        if isinstance(value, str):  # such as inf and 1e6, which are no numbers in YAML
+            with suppress(ValueError):
+                values[key] = float(value)
+    return replace(PRESETS[name], **values)
+
+
+def _measured(items: int, values: list[str] | None, trace: Path | None) -> tuple[Experiment, dict[str, Any]]:
+    """An experiment of so many items, with the times of a trace if there is one, and the values to set."""
+    lists = {key: _loaded(f"[{text}]") for key, text in _assigned(values).items()}
+    if "items" in lists:
+        raise LabError("items: are given by --items; leave them out of --set")
+    experiment = Experiment(items)
+    return fitted(experiment, Trace.load(trace)) if trace else experiment, lists
+
+
+@app.command("predict")
+def predict_run(
+    items: Items,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE of Experiment; may be given often.")
+    ] = None,
+    quotas: QuotasName = "us-east-1",
+    quota: Figures = None,
+    service_times: ServiceTimes = None,
+    repetitions: Annotated[int, typer.Option(help="Simulated runs, each on other items.")] = 5,
+    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Where to save the predicted trace and timeline.")] = None,
+) -> None:
+    """Predict a run on AWS by simulation: times and cost with intervals, quotas, what binds, timeouts.
+
+    What --set gives goes before what --service-times measured.
+
+    Example: ./lab predict --items 1000000 --set worker_concurrency=200 --quota children_per_second=1000
+    """
+    base, lists = _measured(items, values, service_times)
+    for key, listed in lists.items():
+        if len(listed) != 1:
+            raise LabError(
+                f"{key}={listed!r}: a prediction takes one value; choose among several by `lab tune`"
+            )
+    [experiment] = sweeps.grid(base, lists)
+    predicted = predicting(experiment, _quotas(quotas, quota), repetitions)
+    _show(predicted, as_json, out)
+
+
+@app.command("tune")
+def tune_settings(
+    items: Items,
+    objective: Annotated[str, typer.Option(help=f"What to make small: {', '.join(tune.OBJECTIVES)}.")],
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="FIELD=V1,V2,... of Experiment to choose from; may be given often."),
+    ] = None,
+    under: Annotated[
+        str, typer.Option(help="Limits to keep, e.g. 'usd<2 and p95_sojourn<30 and peak_workers<=100'.")
+    ] = "",
+    quotas: QuotasName = "us-east-1",
+    quota: Figures = None,
+    service_times: ServiceTimes = None,
+    repetitions: Annotated[int, typer.Option(help="Simulated runs of the setting that is chosen.")] = 3,
+    as_json: Json = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to save the runs, the trace and its timeline.")
+    ] = None,
+) -> None:
+    """Find the best settings under limits by simulation, with timeouts, as CloudFormation parameters.
+
+    Chooses worker_concurrency, map_concurrency and batch_size, unless --set gives them, and among the values
+    that --set lists. A budget is a limit of usd, a deadline one of makespan; peak_workers is how many
+    workers load what lies behind them.
+
+    Example: ./lab tune --items 10000 --objective usd --under 'makespan<600 and peak_workers<=100'
+    """
+    base, lists = _measured(items, values, service_times)
+    found = search(base, lists, objective, under, _quotas(quotas, quota), repetitions)
+    _show(found, as_json, out)
+
+
+def _show(result: Prediction | Found, as_json: bool, out: Path | None) -> None:
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        result.save(out)
+    typer.echo(json.dumps(result.to_dict()) if as_json else str(result))
+    if out and not as_json:
+        typer.echo(f"\nsee {out}")
 
 
 @app.command()

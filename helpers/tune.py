@@ -362,7 +362,7 @@ def _recommendation(
         f"{objective} {chosen[objective]:.3g} ({spread}): no setting allowed is 5 % lower on the same items",
         f"cost: ${1000 * chosen['usd'] / experiment.items:.3g} for 1,000 items",
         f"{chosen['binds']} binds for {runs['binding_share'].median():.0%} of the time; efficiency "
-        f"{chosen['efficiency']:.2f}: {chosen['makespan']:.3g} s measured against "
+        f"{chosen['efficiency']:.2f}: {chosen['makespan']:.3g} s against "
         f"{chosen['ideal_makespan']:.3g} s ideal",
     ]
     for field in CONCURRENCY:
