@@ -80,7 +80,7 @@ def test_the_kernel_and_its_plain_twin_agree_bit_for_bit(
         task_attempts=task_attempts,
         arrivals_per_second=arrivals,
     )
-    items, times, attempts = model.run(experiment, allowed)
+    _, items, times, attempts = model.run(experiment, allowed)
     twin_items, twin_attempts = simulate_twin(experiment, allowed)
     for name, found in zip(ITEM_TIMES, times, strict=True):
         np.testing.assert_array_equal(twin_items[name], found, name)

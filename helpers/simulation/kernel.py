@@ -662,10 +662,10 @@ def loop(w: World) -> bool:
 
 
 @compiled
-def columns(attempts: Any, wide: Any, times: Any, worker: Any, outcome: Any) -> None:
-    """The attempts' records as columns: items and numbers in `wide`, starts and ends in `times`."""
+def columns(attempts: Any, numbers: Any, times: Any, worker: Any, outcome: Any) -> None:
+    """The attempts' records as columns: items and numbers, starts and ends, workers (0: direct), outcomes."""
     for row in range(len(attempts)):
         r = attempts[row]
-        wide[0, row], wide[1, row] = r.item, r.number
+        numbers[0, row], numbers[1, row] = r.item, r.number
         times[0, row], times[1, row] = r.start, r.end
-        worker[row], outcome[row] = r.worker, r.outcome
+        worker[row], outcome[row] = r.worker + 1, r.outcome

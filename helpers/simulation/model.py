@@ -27,6 +27,7 @@ Draws depend on seed, item and attempt alone. So settings share them, and no ord
 """
 
 import math
+from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -88,48 +89,69 @@ def simulate(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> Trace:
 
     Raises InvalidExperiment for an open system in which more arrives than the quotas and limits let through.
     """
-    _check_stable(experiment, quotas)
-    items, times, attempts = run(experiment, quotas)
     from helpers.simulation import kernel
 
+    _check_stable(experiment, quotas)
+    plan, items, times, attempts = run(experiment, quotas)
     table = pd.DataFrame(
         {
-            "item": np.arange(experiment.items),
-            "lane": experiment.plan()["lane"],
+            "item": plan["item"],
+            "lane": plan["lane"],
             **dict(zip(ITEM_TIMES, times, strict=True)),
             "attempts": items["count"].astype(np.int64),
-            "outcome": pd.Categorical.from_codes(items["outcome"].copy(), pd.Index(OUTCOMES)),
-        }
+            "outcome": _words(items["outcome"].copy(), OUTCOMES),
+        },
+        copy=False,
     )
-    del items
-    wide, ends = np.empty((2, len(attempts)), np.int64), np.empty((2, len(attempts)))
+    del items, plan
+    numbers, ends = np.empty((2, len(attempts)), np.int64), np.empty((2, len(attempts)))
     worker, outcome = np.empty(len(attempts), np.int16), np.empty(len(attempts), np.int8)
-    kernel.columns(attempts, wide, ends, worker, outcome)
-    workers = ["direct", *(f"worker-{slot}" for slot in range(experiment.worker_concurrency))]
+    kernel.columns(attempts, numbers, ends, worker, outcome)
+    del attempts
     tries = pd.DataFrame(
         {
-            "item": wide[0],
-            "attempt": wide[1],
-            "worker": pd.Categorical.from_codes(worker + 1, pd.Index(workers)),
+            "item": numbers[0],
+            "attempt": numbers[1],
+            "worker": _words(worker, _workers(experiment.worker_concurrency)),
             "start": ends[0],
             "end": ends[1],
-            "outcome": pd.Categorical.from_codes(outcome, pd.Index(ATTEMPT_OUTCOMES)),
-        }
+            "outcome": _words(outcome, ATTEMPT_OUTCOMES),
+        },
+        copy=False,
     )
     return Trace(
         experiment=experiment,
         engine="simulated",
         items=table,
         attempts=tries,
-        samples=pd.DataFrame(columns=["time", "visible", "in_flight"]),
+        samples=pd.DataFrame({"time": [], "visible": [], "in_flight": []}),
         started=STARTED,
-        versions={name: version(name) for name in ("concurrency-lab", "numba")},
+        versions=_versions(),
         clock_seconds=0.0,
     )
 
 
-def run(experiment: Experiment, quotas: Quotas) -> tuple[Records, Floats, Records]:
-    """Records of all items (ITEMS), their times (a row for each of ITEM_TIMES), records of ATTEMPTS.
+@lru_cache(maxsize=16)
+def _dtype(words: tuple[str, ...]) -> pd.CategoricalDtype:
+    return pd.CategoricalDtype(pd.Index(words, dtype="str"))
+
+
+def _words(codes: np.ndarray[Any, Any], words: tuple[str, ...]) -> pd.Categorical:
+    return pd.Categorical.from_codes(codes, dtype=_dtype(words), validate=False)
+
+
+@lru_cache(maxsize=16)
+def _workers(count: int) -> tuple[str, ...]:
+    return ("direct", *(f"worker-{slot}" for slot in range(count)))
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("concurrency-lab", "numba")}
+
+
+def run(experiment: Experiment, quotas: Quotas) -> tuple[pd.DataFrame, Records, Floats, Records]:
+    """The plan, records of all ITEMS, their times (a row for each of ITEM_TIMES), and records of ATTEMPTS.
 
     Where a table needs more room than was guessed, all is run again with twice as much.
     """
@@ -171,7 +193,7 @@ def run(experiment: Experiment, quotas: Quotas) -> tuple[Records, Floats, Record
             batches=np.zeros((len(slots), max(1, min(experiment.batch_size, messages))), MESSAGES),
         )
         if kernel.loop(world):
-            return items[: experiment.items], world.times, world.attempts[: world.state["rows"][0]]
+            return plan, items[: experiment.items], world.times, world.attempts[: world.state["rows"][0]]
         if world.state["rows"][0] == len(world.attempts):
             rows *= 2
         else:
