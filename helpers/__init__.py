@@ -1,11 +1,12 @@
 """Concurrency Lab: one experiment, many engines, one trace."""
 
-from helpers import checks, cost, live, metrics, observe, plots, stack
+from helpers import checks, cost, live, metrics, observe, plots, queueing, simulation, stack
 from helpers.engines import connect
 from helpers.errors import LabError
 from helpers.experiment import Experiment, empirical, exponential, lognormal
 from helpers.notebooks import reading
-from helpers.predict import predict
+from helpers.predict import fitted, predict
+from helpers.search import search
 from helpers.simulation import simulate
 from helpers.trace import Trace
 
@@ -18,13 +19,17 @@ __all__ = [
     "cost",
     "empirical",
     "exponential",
+    "fitted",
     "live",
     "lognormal",
     "metrics",
     "observe",
     "plots",
     "predict",
+    "queueing",
     "reading",
+    "search",
     "simulate",
+    "simulation",
     "stack",
 ]
