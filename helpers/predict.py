@@ -74,7 +74,7 @@ class Prediction:
             f"No quota binds: {what} holds the run back for {share:.0%} of the time"
             if self.binding == "none"
             else f"{self.binding} binds ({', '.join(usage.FIELDS[self.binding])}): without it the run would "
-            f"take {_told(makespan * (1 - self.saves))} s, {self.saves:.0%} less"
+            f"take {tune.readable(makespan * (1 - self.saves), 4)} s, {self.saves:.0%} less"
         ]
         if self.cliff != "none":
             used = float(self.use.set_index("quota")["share"][self.cliff])
@@ -90,15 +90,15 @@ class Prediction:
 
     def __str__(self) -> str:
         shown = [
-            (name, *map(_told, self.numbers[name]), unit)
+            (name, *(tune.readable(value, 4) for value in self.numbers[name]), unit)
             for name, unit in SHOWN.items()
             if name in self.numbers and (unit != "items" or self.numbers[name][2] > 0)
         ]
         numbers = pd.DataFrame(shown, columns=["", "median", "low", "high", "unit"])
         use = self.use.assign(
             share=[f"{share:.1%}" for share in self.use["share"]],
-            seconds=[_told(seconds) if seconds else "" for seconds in self.use["seconds"]],
-            **{name: self.use[name].map(_told) for name in ("peak", "limit")},
+            seconds=[tune.readable(seconds) if seconds else "" for seconds in self.use["seconds"]],
+            **{name: self.use[name].map(tune.readable) for name in ("peak", "limit")},
         )
         lost = self.timeouts.struck
         return "\n".join(
@@ -236,8 +236,3 @@ def _numbers(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float, float]
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _told(number: float) -> str:
-    """Four digits, but all that stand before the point."""
-    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"

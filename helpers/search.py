@@ -31,8 +31,8 @@ LADDERS: dict[str, tuple[int, ...]] = {
     "batch_size": (1, 2, 5, 10),
 }
 """What may be chosen of each field that is searched."""
-COARSE = 4
-"""Values of a field in the coarse look, both ends among them."""
+COARSE = 3
+"""Values of a field in the coarse look: both ends and what is between them."""
 PEAKS = {"worker_concurrency": "peak_workers", "map_concurrency": "peak_map"}
 """The number of a run that a field limits."""
 
@@ -84,7 +84,7 @@ def search(
     say how many items may time out, none may.
 
     COARSE values of each field are tried with each other, on the same items. Then, from the best so far on,
-    the values half-way to the next ones that were tried, until those beside the best were. No run is scaled
+    the values half-way to the next ones that were tried, until all beside the best were. No run is scaled
     down: ramps and bursts last as long in a short run as in a long one, so that it would rank settings
     otherwise. The best setting is repeated; if it breaks a limit then, the next one is.
 
@@ -104,7 +104,7 @@ def search(
     )
 
     runs.add((place, 0) for place in itertools.product(*(_spread(len(ladder)) for ladder in steps.values())))
-    while runs.add((place, 0) for place in runs.beside(runs.best(objective, limits))):
+    while runs.add((place, 0) for place in runs.nearer(runs.best(objective, limits))):
         pass
     best = tune.recommend(runs.table, objective, limits)
     while runs.add((runs.places[best.setting], repetition) for repetition in range(repetitions)):
@@ -180,8 +180,11 @@ class _Runs:
         nearest = rows.assign(beyond=beyond).sort_values(["beyond", objective]).iloc[0]
         return self.places[int(nearest["setting"])]
 
-    def beside(self, best: Place) -> list[Place]:
-        """On each ladder, half-way from this setting to the next ones below and above that were tried."""
+    def nearer(self, best: Place) -> list[Place]:
+        """Settings to try next: on each ladder, half-way from the best to the next ones that were tried.
+
+        Once those beside it on each ladder were tried, the ones that are beside it on several at once.
+        """
         tried = {place for place, _ in self.rows}
         found = []
         for axis, size in enumerate(self.shape):
@@ -191,7 +194,10 @@ class _Runs:
             above = min((at for at in line if at > own), default=size)
             middles = {(below + own) // 2, (own + above) // 2} - {below, own, above}
             found += [(*best[:axis], at, *best[axis + 1 :]) for at in sorted(middles)]
-        return found
+        beside = itertools.product(
+            *(range(max(at - 1, 0), min(at + 2, size)) for at, size in zip(best, self.shape, strict=True))
+        )
+        return found or list(beside)
 
 
 def _spread(size: int) -> list[int]:

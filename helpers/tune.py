@@ -30,6 +30,7 @@ __all__ = [
     "knee",
     "medians",
     "pareto",
+    "readable",
     "recommend",
     "text",
     "varied",
@@ -185,6 +186,11 @@ def text(summary: pd.DataFrame) -> str:
     )
     hidden = [name for name in map(str, summary) if name.endswith(("_low", "_high")) or "frontier_" in name]
     return shown.drop(columns=hidden).to_string(index=False, na_rep="", float_format="{:.4g}".format)
+
+
+def readable(number: float, digits: int = 3) -> str:
+    """A number to read: so many digits, but all that stand before the point."""
+    return f"{number:,.0f}" if abs(number) >= 10**digits else f"{number:.{digits}g}"
 
 
 def check(rows: pd.DataFrame, limits: str = "") -> list[str]:
@@ -353,17 +359,18 @@ def _recommendation(
     names = varied(summary) or list(CONCURRENCY)
     take = ", ".join(f"{name}={_plain(runs[name].iloc[0])}" for name in names)
     sentence = (
-        f"Take {take}: {experiment.items:,} items in {chosen['makespan']:.3g} s, p95 of sojourn time "
-        f"{chosen['p95_sojourn']:.3g} s, ${chosen['usd']:.3g} a run."
+        f"Take {take}: {experiment.items:,} items in {readable(chosen['makespan'])} s, p95 of sojourn time "
+        f"{readable(chosen['p95_sojourn'])} s, ${readable(chosen['usd'])} a run."
     )
-    spread = f"{chosen[f'{objective}_low']:.3g} to {chosen[f'{objective}_high']:.3g}"
+    spread = f"{readable(chosen[f'{objective}_low'])} to {readable(chosen[f'{objective}_high'])}"
     spread = f"{spread}: 95 % interval of {len(runs)} runs" if len(runs) > 1 else "one run: spread unknown"
     reasons = [
-        f"{objective} {chosen[objective]:.3g} ({spread}): no setting allowed is 5 % lower on the same items",
+        f"{objective} {readable(chosen[objective])} ({spread}): no setting allowed is 5 % lower on the same "
+        "items",
         f"cost: ${1000 * chosen['usd'] / experiment.items:.3g} for 1,000 items",
         f"{chosen['binds']} binds for {runs['binding_share'].median():.0%} of the time; efficiency "
-        f"{chosen['efficiency']:.2f}: {chosen['makespan']:.3g} s against "
-        f"{chosen['ideal_makespan']:.3g} s ideal",
+        f"{chosen['efficiency']:.2f}: {readable(chosen['makespan'])} s against "
+        f"{readable(chosen['ideal_makespan'])} s ideal",
     ]
     for field in CONCURRENCY:
         reasons += _neighbours(rows, summary, field, setting)

@@ -206,18 +206,18 @@ def _rules(
     settle(
         "heartbeat_seconds",
         min(heartbeat, timeout - 1) if messages else None,
-        f"at half the speed nothing is heard of a task for up to {silent:.3g} s, its time in the queue "
-        f"included; and {at_work:,} messages at work beat {BEATS} times in it",
+        f"in a run {MARGIN:g} times as slow nothing is heard of a task for up to {silent:.3g} s, of which it "
+        f"may wait in the queue; and {at_work:,} messages at work beat {BEATS} times in it",
     )
 
     rate = experiment.failure_rate
-    receives = math.ceil(math.log(LOSSES / max(messages, 1)) / math.log(rate)) if rate else 1
+    receives = math.ceil(math.log(LOSSES / messages) / math.log(rate)) if rate and messages else 1
     deliveries = max(run.deliveries for run in runs)
     settle(
         "max_receive_count",
         min(max(FEWEST_RECEIVES, deliveries, receives), HIGHEST["max_receive_count"]),
-        f"AWS's {FEWEST_RECEIVES} at least; fewer than 1 run in {1 / LOSSES:g} loses a good message "
-        f"where {rate:.2%} of the attempts fail",
+        f"AWS advises {FEWEST_RECEIVES} at least; fewer than 1 run in {1 / LOSSES:g} loses a good one of "
+        f"{messages:,} messages, where {rate:.2%} of the attempts fail",
     )
     return rules
 
