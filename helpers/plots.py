@@ -1,9 +1,10 @@
 """Figures of traces and of sweeps: one idea each, limits dashed and black, readable without colour."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,7 +52,20 @@ WAITING = "#AAAAAA"
 FAILED: dict[str, Any] = {"hatch": "/////", "edgecolor": "white"}
 SINCE_START = "time since start (s)"
 
-_styled = plt.style.context(STYLE)
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Axes]) -> Callable[P, Axes]:
+    """Draw in the lab's style, wherever the function is called from."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Axes:
+        # The backend loads here: within the style it would lose what it sets, to show each figure of a cell.
+        plt.draw_if_interactive()  # type: ignore[no-untyped-call]
+        with plt.style.context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
 
 
 @_styled

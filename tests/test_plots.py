@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
+from nbclient import NotebookClient
 from synthetic import make_trace
 
 from helpers import metrics, plots, tune
@@ -484,3 +486,13 @@ def test_a_setting_without_numbers_is_in_no_figure():
     summary = summary_of(makespan=[1.0, NAN, 1.0], usd=[1.0, NAN, 1.0])
     ax = plots.frontier(summary, "usd")
     assert [text.get_text() for text in ax.texts] == ["0, 2"]
+
+
+def test_the_first_figure_of_a_notebook_is_not_its_last():
+    """A backend that loads with the first figure goes on to show those of later cells."""
+    draw = "ax = plots.timeline(simulate(Experiment(5)))"
+    cells = ["from helpers import Experiment, plots, simulate", draw, draw]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    shown = [["image/png" in output["data"] for output in cell.outputs] for cell in notebook.cells]
+    assert shown == [[], [True], [True]]
