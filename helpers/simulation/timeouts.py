@@ -4,11 +4,11 @@ Each rule takes the longest time of any replication:
 
 - FunctionTimeout: above MARGIN times the longest invocation, which is a whole batch in the limited lane.
 - VisibilityTimeout: six times that, and the batching window (Lambda developer guide, services-sqs-configure).
-  Doubled while messages come back whose invocation Lambda still refuses.
-- HeartbeatSeconds: above the longest silence of a task in a run MARGIN times as slow. The clock starts with
-  the task, while its message waits in the queue. Workers beat BEATS times a period, so that of an attempt
-  shorter than a third of one nothing is heard but its answer. And so long that the beats of MARGIN times as
-  many messages at work fit the rate of SendTaskHeartbeat.
+  Where messages come back whose invocation Lambda still refuses, doubled until none is lost thereby.
+- HeartbeatSeconds: above the longest silence of a task in a run up to MARGIN times as slow. The clock starts
+  with the task, while its message waits in the queue. Workers beat BEATS times a period, so that of an
+  attempt shorter than a third of one nothing is heard but its answer. And so long that the beats of MARGIN
+  times as many messages at work fit the rate of SendTaskHeartbeat.
 - TimeoutSeconds: above MARGIN times the longest sojourn, and above the heartbeat.
 - maxReceiveCount: AWS's FEWEST_RECEIVES at least; as many as any message took; and so many that no more than
   LOSSES of the runs lose a good message, one whose attempts fail by chance.
@@ -73,19 +73,22 @@ class Tails:
     until: Floats
 
     def silence(self, heartbeat: float, slower: float = 1.0) -> float:
-        """The longest time (s) in which nothing is heard of a task, were the run `slower` times as slow."""
-        period = heartbeat / BEATS / slower
-        beats = np.maximum(np.ceil((self.until - self.began) / period) - 1, 0)
-        beaten = beats > 0
-        item, began = self.item[beaten], self.began[beaten]
-        last = began + period * beats[beaten]
-        heard = self.arrival[item]
-        again = np.flatnonzero(item[1:] == item[:-1]) + 1
-        heard[again] = last[again - 1]
-        latest = self.arrival.copy()
-        latest[item] = last  # of an item's visits, the last stays
-        gaps = np.concatenate([began + period - heard, self.returned - latest])
-        return slower * float(gaps.max(initial=0.0))
+        """At most how long (s) nothing is heard of a task, in this run or one up to `slower` times as slow.
+
+        A visit of more than a period's third, of which something is heard, is so in the slower run as well:
+        for the first time when a third is over, and then until less than a third before its end.
+        """
+        third = heartbeat / BEATS
+        beaten = self.until - self.began > third
+        item = self.item[beaten]
+        heard = self.arrival.copy()
+        heard[item] = self.until[beaten]  # of an item's visits, the last stays
+        again = np.append(False, item[1:] == item[:-1])
+        since = np.where(again, np.roll(self.until[beaten], 1), self.arrival[item])
+        gaps = slower * (self.began[beaten] - since) + third * (1 + again)
+        last = slower * (self.returned - heard) + third * (heard > self.arrival)
+        whole = slower * (self.returned - self.arrival).max(initial=0.0)
+        return float(min(whole, max(gaps.max(initial=0.0), last.max(initial=0.0))))
 
 
 def tails(trace: Trace, quotas: Quotas) -> Tails:
@@ -96,6 +99,8 @@ def tails(trace: Trace, quotas: Quotas) -> Tails:
     seen = visits(trace, quotas)
     order = np.lexsort((seen.start, seen.item))
     calls = (direct["end"] - direct["start"]).to_numpy()
+    # Where nothing tells batches apart, a message is taken to be heard of from its own service on.
+    began = seen.began if quotas.receive_seconds else seen.start
     return Tails(
         function=float(max(calls.max(initial=0.0), (seen.released - seen.began).max(initial=0.0))),
         sojourn=float((items["returned"] - items["arrival"]).max()),
@@ -105,7 +110,7 @@ def tails(trace: Trace, quotas: Quotas) -> Tails:
         arrival=limited["arrival"].to_numpy(),
         returned=limited["returned"].to_numpy(),
         item=np.searchsorted(limited["item"].to_numpy(), seen.item[order]),
-        began=seen.began[order],
+        began=began[order],
         until=seen.until[order],
     )
 
@@ -153,16 +158,23 @@ def advise(replications: Sequence[Experiment], quotas: Quotas, keep: Collection[
 
     with ThreadPoolExecutor(THREADS) as pool:
         rules = _rules(replications[0], list(pool.map(told, replications)), quotas, keep)
-        while True:
-            clocks = {name: value for name, (value, _) in rules.items()}
-            found = sum(pool.map(lost, [replace(each, **clocks) for each in replications]))
-            hidden, most = clocks["visibility_timeout_seconds"], HIGHEST["visibility_timeout_seconds"]
-            if not found or hidden == most or "visibility_timeout_seconds" in keep:
-                break
-            rules["visibility_timeout_seconds"] = (
-                min(2 * hidden, most),
-                "so long does Lambda refuse invocations: lower worker_concurrency to what the account allows",
-            )
+        clocks = {name: value for name, (value, _) in rules.items()}
+
+        def struck_with(hidden: int) -> int:
+            """Items that are lost with this visibility timeout."""
+            tried = clocks | {"visibility_timeout_seconds": hidden}
+            return sum(pool.map(lost, [replace(each, **tried) for each in replications]))
+
+        hidden, most = clocks["visibility_timeout_seconds"], HIGHEST["visibility_timeout_seconds"]
+        found = struck_with(hidden)
+        while found and hidden < most and "visibility_timeout_seconds" not in keep:
+            hidden = min(2 * hidden, most)
+            if not struck_with(hidden):
+                why = (
+                    "so long Lambda refuses invocations: lower worker_concurrency to what the account allows"
+                )
+                rules["visibility_timeout_seconds"], found = (hidden, why), 0
+    clocks = {name: value for name, (value, _) in rules.items()}
     reasons = tuple(f"{name}={value}: {why}" for name, (value, why) in rules.items() if name not in keep)
     return Advice(replace(replications[0], **clocks), reasons, found)
 
@@ -206,8 +218,8 @@ def _rules(
     settle(
         "heartbeat_seconds",
         min(heartbeat, timeout - 1) if messages else None,
-        f"in a run {MARGIN:g} times as slow nothing is heard of a task for up to {silent:.3g} s, of which it "
-        f"may wait in the queue; and {at_work:,} messages at work beat {BEATS} times in it",
+        f"up to {MARGIN:g} times as slow, nothing is heard of a task for {silent:.3g} s, its wait in "
+        f"the queue included; and {at_work:,} messages at work beat {BEATS} times in it",
     )
 
     rate = experiment.failure_rate
