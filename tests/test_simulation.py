@@ -50,7 +50,7 @@ any_quotas = st.one_of(st.just(UNLIMITED), st.just(AWS_US_EAST_1), tight)
 FREE = replace(UNLIMITED, mapping_limit=1250.0, mapping_start=1250.0)
 
 
-@settings(max_examples=300)
+@settings(max_examples=400)
 @given(experiments, any_quotas, st.integers(1, 40), st.sampled_from([1, 1, 3]))
 def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout, task_attempts):
     """Conservation, limits, order, attempts and Little's law, whatever runs out."""
@@ -58,7 +58,7 @@ def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout,
     checks.verify(simulate(replace(experiment, **settings), allowed))
 
 
-@settings(max_examples=300)
+@settings(max_examples=400)
 @given(
     experiments,
     any_quotas,

@@ -161,7 +161,7 @@ def run(experiment: Experiment, quotas: Quotas) -> tuple[pd.DataFrame, Records, 
     plan = experiment.plan()
     limited = (plan["lane"] == "limited").to_numpy()
     failures = plan["failures"].to_numpy()
-    messages = int(limited.sum())
+    messages = int(limited.sum()) * experiment.task_attempts
     rows = int(np.minimum(failures + 1, experiment.most_attempts(limited)).sum()) + 64
     at_once = min(experiment.items, experiment.map_limit) + 2 * experiment.worker_concurrency
     settings = _settings(experiment, quotas)
