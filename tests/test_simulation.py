@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle_ciw import service_ends
 from oracle_simpy import simulate_simpy
@@ -47,6 +47,18 @@ tight = st.builds(
     transitions_per_second=st.sampled_from([2.0, 5000.0]),
 )
 any_quotas = st.one_of(st.just(UNLIMITED), st.just(AWS_US_EAST_1), tight)
+TOKENS_IN_ONE_BATCH = Experiment(
+    13,
+    siphon_share=0.25,
+    worker_concurrency=2,
+    direct_seconds=0.0,
+    limited_seconds=3.0,
+    batch_size=4,
+    max_receive_count=2,
+    redelivery_seconds=0,
+    task_timeout_seconds=2,
+)
+"""With three tokens each, its three limited items fill a batch of four."""
 FREE = replace(UNLIMITED, mapping_limit=1250.0, mapping_start=1250.0)
 
 
@@ -68,6 +80,7 @@ def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout,
     st.sampled_from([1, 1, 3]),
     st.sampled_from([None, None, 0.5, 20.0]),
 )
+@example(TOKENS_IN_ONE_BATCH, UNLIMITED, 3, 0, None, 3, None)
 def test_the_kernel_and_its_plain_twin_agree_bit_for_bit(
     experiment, allowed, function_timeout, window, heartbeat, task_attempts, arrivals
 ):
