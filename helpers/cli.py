@@ -29,6 +29,7 @@ from helpers.observing import reader
 from helpers.predict import Prediction, fitted
 from helpers.predict import predict as predicting
 from helpers.search import Found, search
+from helpers.simulation import calibration
 from helpers.simulation.quotas import PRESETS, Quotas, sources
 from helpers.trace import Trace
 
@@ -307,6 +308,30 @@ def _show(result: Prediction | Found, as_json: bool, out: Path | None) -> None:
     typer.echo(json.dumps(result.to_dict()) if as_json else str(result))
     if out and not as_json:
         typer.echo(f"\nsee {out}")
+
+
+@app.command()
+def calibrate(
+    engine: EngineName = "embedded",
+    out: Annotated[
+        Path | None, typer.Option(help="File for the quotas; default runs/quotas-<time>.json.")
+    ] = None,
+) -> None:
+    """Measure an engine's own quotas on this machine, so that simulations predict what it would measure.
+
+    Runs a few short experiments, prints the figures and saves all quotas as JSON (see Quotas.from_dict).
+
+    Example: ./lab calibrate
+    """
+    with connect(engine) as connected:
+        measured = calibration.calibrate(calibration.measure(connected))
+    figures = measured.to_dict()
+    file = out or ROOT / "runs" / f"quotas-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(figures, indent=1))
+    for name, value in figures.items():
+        typer.echo(f"{name} = {'unlimited' if value is None else round(value, 6)}")
+    typer.echo(f"see {file}")
 
 
 @app.command()

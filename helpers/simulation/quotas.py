@@ -4,7 +4,8 @@ Override any with `dataclasses.replace(AWS_US_EAST_1, children_per_second=1000)`
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from helpers.errors import LabError
@@ -12,6 +13,7 @@ from helpers.errors import LabError
 __all__ = [
     "AWS_OTHER_REGIONS",
     "AWS_US_EAST_1",
+    "EMBEDDED",
     "NEW_ACCOUNT",
     "OLDER_MAPPING",
     "PRESETS",
@@ -126,6 +128,22 @@ class Quotas:
                 f"mapping_start={self.mapping_start:g}; make them equal"
             )
 
+    def to_dict(self) -> dict[str, float | bool | None]:
+        """The figures as JSON-able values; None is unlimited."""
+        return {name: None if math.isinf(value) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, figures: Mapping[str, Any]) -> "Quotas":
+        """The Quotas that `to_dict` described. Raises LabError, also for an unknown or missing figure."""
+        known = [one.name for one in fields(cls)]
+        if wrong := sorted(set(figures) ^ set(known)):
+            raise LabError(
+                f"{', '.join(wrong)}: each figure of Quotas must be there, and no other; "
+                "calibrate again, or write what Quotas.to_dict gives"
+            )
+        values: dict[str, Any] = {name: math.inf if v is None else v for name, v in figures.items()}
+        return cls(**values)
+
     def _at_least(self, name: str, low: float, reason: str) -> None:
         if getattr(self, name) < low:
             raise LabError(f"{name}={getattr(self, name)!r}: must be at least {low:g}, {reason}")
@@ -177,7 +195,22 @@ UNLIMITED = Quotas(
 )
 """Nothing but the experiment's own limits: what queueing formulas assume."""
 
+EMBEDDED = replace(
+    UNLIMITED,
+    map_start_seconds=0.159,
+    children_per_second=348.0,
+    transitions_burst=4.0,
+    transitions_per_second=1_040.0,
+    invoke_seconds=0.0020,
+    receive_seconds=0.0247,
+    answer_seconds=0.0022,
+    return_seconds=0.0006,
+)
+"""The embedded engine, for consumer="lambda" and warm workers: `./lab calibrate` on a virtual machine of two
+cores, 2026-11-24. Another machine has other figures: calibrate there."""
+
 PRESETS = {
+    "embedded": EMBEDDED,
     "us-east-1": AWS_US_EAST_1,
     "other-regions": AWS_OTHER_REGIONS,
     "new-account": NEW_ACCOUNT,
