@@ -86,7 +86,7 @@ def search(
     COARSE values of each field are tried with each other, on the same items. Then, from the best so far on,
     the values half-way to the next ones that were tried, until all beside the best were. No run is scaled
     down: ramps and bursts last as long in a short run as in a long one, so that it would rank settings
-    otherwise. The best setting is repeated; if it breaks a limit then, the next one is.
+    otherwise. The best setting is repeated; if it breaks a limit then, the search goes on.
 
     Raises SweepError, before anything runs, for an unknown field or objective and for limits that contradict
     each other, and at the end where no setting keeps them, with what was seen. InvalidExperiment where values
@@ -104,11 +104,9 @@ def search(
     )
 
     runs.add((place, 0) for place in itertools.product(*(_spread(len(ladder)) for ladder in steps.values())))
-    while runs.add((place, 0) for place in runs.nearer(runs.best(objective, limits))):
+    while runs.go_on(objective, limits, repetitions):
         pass
     best = tune.recommend(runs.table, objective, limits)
-    while runs.add((runs.places[best.setting], repetition) for repetition in range(repetitions)):
-        best = tune.recommend(runs.table, objective, limits)
     prediction = predict(best.experiment, quotas, repetitions, keep)
     setting = prediction.timeouts.experiment
     return Found(
@@ -179,6 +177,13 @@ class _Runs:
         beyond = sum((_beyond(rows[name], sign, bound) for name, sign, bound in tune.bounds(limits)))
         nearest = rows.assign(beyond=beyond).sort_values(["beyond", objective]).iloc[0]
         return self.places[int(nearest["setting"])]
+
+    def go_on(self, objective: str, limits: str, repetitions: int) -> int:
+        """Run what may be better than the best so far; or else the best again; return how many ran."""
+        best = self.best(objective, limits)
+        return self.add((place, 0) for place in self.nearer(best)) or self.add(
+            (best, repetition) for repetition in range(repetitions)
+        )
 
     def nearer(self, best: Place) -> list[Place]:
         """Settings to try next: on each ladder, half-way from the best to the next ones that were tried.

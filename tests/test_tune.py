@@ -1,5 +1,7 @@
 """Which setting to take: medians, frontier, knee, limits, recommendation, by their definitions."""
 
+import importlib
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -11,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import make_trace
 
-from helpers import stack, sweep, tune
-from helpers.errors import SweepError
+from helpers import predict, simulate, stack, sweep, tune
+from helpers.errors import LabError, SweepError
 from helpers.experiment import Experiment, exponential
+from helpers.search import LADDERS, ladders, search
+from helpers.simulation import timeouts
 from helpers.tune import check, curve, interval, knee, medians, pareto, recommend
 
 BASE = Experiment(40, siphon_share=0.5, limited_seconds=0.5, direct_seconds=0.05)
@@ -275,3 +279,170 @@ def test_a_number_that_a_run_does_not_have_keeps_no_limit():
     assert check(rows, "utilisation<=1") == ["s000-r00: utilisation=nan, but must be <=1"]
     with pytest.raises(SweepError, match=r"utilisation<=1 \(0 of 1"):
         recommend(rows, limits="utilisation<=1")
+
+
+FEW = {"worker_concurrency": [2, 3, 4, 6, 8, 12], "map_concurrency": [2, 4, 8, 16], "batch_size": [1, 2]}
+
+
+def found(objective, limits="", values=(), base=BASE):
+    """The search on few values."""
+    return search(base, FEW | dict(values), objective, limits, progress=False)
+
+
+@pytest.fixture(scope="module")
+def every():
+    """One run of each setting of FEW, without clocks, as the search makes them."""
+    runs = (simulate(timeouts.unclocked(setting)) for setting in sweep.grid(BASE, FEW))
+    rows = [
+        {"run": str(number), "setting": number, "repetition": 0} | sweep.read(run)
+        for number, run in enumerate(runs)
+    ]
+    return pd.DataFrame(rows).astype({"heartbeat_seconds": "Int64"})
+
+
+@pytest.mark.parametrize(
+    ("objective", "limits"),
+    [
+        ("makespan", ""),
+        ("makespan", "peak_workers<=5"),
+        ("makespan", "p95_sojourn<1.5"),
+        ("usd", "makespan<8"),
+        ("p95_sojourn", "makespan<9 and peak_map<10"),
+    ],
+)
+def test_the_search_finds_what_trying_all_finds(every, objective, limits):
+    """Of 48 settings it runs fewer, and what it takes is as good as the best of all, within the limits."""
+    result = found(objective, limits)
+    assert result.rows["setting"].nunique() < len(every)
+    own = result.rows[result.rows["setting"] == result.recommendation.setting]
+    assert own["repetition"].tolist() == [0, 1, 2]
+    assert check(own, limits) == []
+    numbers = every.set_index("setting")[objective]
+    wanted = recommend(every, objective, limits).setting
+    assert numbers[result.recommendation.setting] <= 1.05 * numbers[wanted]
+    pd.testing.assert_series_equal(
+        own.iloc[0].drop("run"), every.iloc[result.recommendation.setting].drop("run"), check_names=False
+    )
+
+
+def test_what_is_beside_the_best_was_tried():
+    """On each ladder, and on several at once: nothing next to the answer can be better."""
+    result = found("makespan", "p95_sojourn<1.5")
+    rows = result.rows
+    best, beside = result.recommendation.experiment, []
+    for name, values in FEW.items():
+        place = values.index(getattr(best, name))
+        beside.append(values[max(place - 1, 0) : place + 2])
+    tried = set(rows[list(FEW)].itertuples(index=False, name=None))
+    assert set(itertools.product(*beside)) <= tried
+
+
+def test_the_answer_has_the_clocks_that_its_tails_ask_for():
+    """Its parameters are those of the setting with the recommended clocks, under which no item is lost."""
+    result = found("makespan")
+    best = result.recommendation.experiment
+    assert best == result.prediction.timeouts.experiment == result.prediction.experiment
+    assert result.recommendation.parameters == stack.parameters(best)
+    assert best.task_timeout_seconds < 600
+    assert timeouts.struck(simulate(best)) == result.prediction.timeouts.struck == 0
+    again = predict(best, repetitions=3).numbers
+    assert {name: again[name] for name in ("makespan", "usd")} == {
+        name: result.prediction.numbers[name] for name in ("makespan", "usd")
+    }
+
+
+def test_values_that_are_given_are_the_only_ones():
+    """One value pins a field, several are chosen from, whichever field it is; a clock that is given stays."""
+    given_values = {"worker_concurrency": [4], "consumer": ["lambda", "fleet"], "task_timeout_seconds": [50]}
+    result = found("makespan", values=given_values)
+    assert set(result.rows["worker_concurrency"]) == {4}
+    assert set(result.rows["consumer"]) == {"lambda", "fleet"}
+    assert result.recommendation.experiment.task_timeout_seconds == 50
+    assert not any("task_timeout" in reason for reason in result.prediction.timeouts.reasons)
+
+
+def test_ladders_are_no_wider_than_the_work_and_hold_the_limits():
+    """No more at once than items, to the next step; and just as many as a limit on a peak allows."""
+    steps = ladders(Experiment(60), {"batch_size": [3]}, "peak_workers<=37 and peak_map<45 and makespan<9")
+    assert steps["batch_size"] == [3]
+    assert steps["worker_concurrency"] == [2, 3, 5, 7, 10, 15, 20, 30, 37, 50, 70]
+    assert steps["map_concurrency"] == [10, 20, 44, 50, 100]
+    assert ladders(Experiment(10**6), {})["map_concurrency"] == list(LADDERS["map_concurrency"])
+
+
+def test_items_that_time_out_are_no_way_to_be_fast():
+    """With a timeout that is given, settings in which tasks run out of time are not allowed."""
+    base = replace(BASE, siphon_share=1, limited_seconds=2.0, consumer="fleet")
+    values = {"map_concurrency": [40], "batch_size": [1], "task_timeout_seconds": [13]}
+    result = found("usd", values=values, base=base)
+    slow = result.rows[result.rows["worker_concurrency"] == 2]
+    assert (slow["timed_out"] > 0).all()
+    assert (slow["makespan"] < 20).all()
+    assert result.recommendation.experiment.worker_concurrency > 4
+    allowed = found("usd", "timed_out<=40 and peak_workers<=2", values, base)
+    assert allowed.recommendation.experiment.worker_concurrency == 2
+
+
+def test_a_setting_that_breaks_a_limit_when_repeated_is_not_taken(monkeypatch):
+    """On other items the one that was best is beyond the limit: the next best is looked for, and repeated."""
+    first = found("makespan").recommendation.experiment
+    read = sweep.read
+
+    def worse(trace):
+        again = trace.experiment.seed > 0 and trace.experiment.worker_concurrency == first.worker_concurrency
+        return read(trace) | ({"p95_sojourn": 99.0} if again else {})
+
+    monkeypatch.setattr(sweep, "read", worse)
+    result = found("makespan", "p95_sojourn<50")
+    assert result.recommendation.experiment.worker_concurrency != first.worker_concurrency
+    own = result.rows[result.rows["setting"] == result.recommendation.setting]
+    assert own["repetition"].tolist() == [0, 1, 2]
+    assert check(own, "p95_sojourn<50") == []
+    assert (result.rows.groupby("setting").size() == 3).sum() > 1
+
+
+def test_limits_that_nothing_keeps_are_named():
+    """The limit that fails is told with what was seen of it, nearest first to last."""
+    with pytest.raises(SweepError, match=r"makespan<1 \(0 of \d+ settings; seen: [\d.]+ to [\d.]+\)"):
+        found("usd", "makespan<1 and peak_workers<=100")
+
+
+@pytest.mark.parametrize(
+    ("values", "objective", "limits", "told"),
+    [
+        ({}, "speed", "", "objective='speed'"),
+        ({}, "usd", "colour<1", "'colour'"),
+        ({}, "usd", "usd<1 and usd>1", "usd<1 and usd>1: contradict"),
+        ({}, "usd", "usd<=1 and usd>1", "contradict"),
+        ({}, "usd", "usd==1 and usd==2", "contradict"),
+        ({"colour": [1]}, "usd", "", "'colour'"),
+        ({"worker_concurrency": []}, "usd", "", "worker_concurrency"),
+        ({"worker_concurrency": [1]}, "usd", "", "worker_concurrency=1"),
+        ({"batch_size": [100]}, "usd", "", "batch_size=100"),
+        ({"limited_seconds": [math.nan]}, "usd", "", "limited_seconds=nan"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_it_runs(values, objective, limits, told, monkeypatch):
+    """Unknown names, empty lists, limits at odds: nothing is simulated."""
+    module = importlib.import_module("helpers.search")  # whose name in the package is the function's
+    monkeypatch.setattr(module, "simulate", lambda *_: pytest.fail("simulated"))
+    with pytest.raises(LabError, match=told):
+        search(BASE, values, objective, limits, progress=False)
+
+
+def test_limits_that_meet_agree():
+    """A number may be bound from both sides, and be just what both allow."""
+    assert found("usd", "items>=40 and items<=40 and makespan>0.1 and makespan<1000").rows is not None
+
+
+def test_a_search_is_json_and_is_kept(tmp_path):
+    """What it found can be written and read back, its prediction within; all runs are in a table."""
+    result = found("makespan")
+    told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert Experiment.from_dict(told["experiment"]) == result.recommendation.experiment
+    assert told["prediction"]["binding"]["quota"] == result.prediction.binding
+    assert told["tried"] == result.rows["setting"].nunique()
+    result.save(tmp_path)
+    assert json.loads((tmp_path / "recommendation.json").read_text()) == told
+    assert len(pd.read_csv(tmp_path / "table.csv")) == len(result.rows)
+    assert (tmp_path / "timeline.png").is_file()
