@@ -22,33 +22,29 @@ ITEM_TIMES = ["arrival", "enqueued", "service_start", "service_end", "returned"]
 """The times of an item, in the order in which they happen."""
 
 FORMAT = 1
-_COLUMNS = {
+_COLUMNS: dict[str, dict[str, str | tuple[str, ...]]] = {
     "items": {
         "item": "int64",
-        "lane": "str",
+        "lane": LANES,
         "arrival": "float64",
         "enqueued": "float64",
         "service_start": "float64",
         "service_end": "float64",
         "returned": "float64",
         "attempts": "int64",
-        "outcome": "str",
+        "outcome": OUTCOMES,
     },
     "attempts": {
         "item": "int64",
         "attempt": "int64",
-        "worker": "str",
+        "worker": "text",
         "start": "float64",
         "end": "float64",
-        "outcome": "str",
+        "outcome": ATTEMPT_OUTCOMES,
     },
     "samples": {"time": "float64", "visible": "int64", "in_flight": "int64"},
 }
-_WORDS = {
-    ("items", "lane"): LANES,
-    ("items", "outcome"): OUTCOMES,
-    ("attempts", "outcome"): ATTEMPT_OUTCOMES,
-}
+"""Each column's dtype, or that it is categorical: of these words in this order, or of any text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +64,8 @@ class Trace:
     clock_seconds: how far the engine's clocks may disagree, 0.0 where there is only one.
 
     Columns are brought to one dtype each, columns beyond these are left out, and rows keep their order.
+    lane, outcome and worker are categorical: in LANES, in OUTCOMES or ATTEMPT_OUTCOMES, in any text. A column
+    that has its dtype already is not copied before one of the two tables changes.
     Raises TraceError for a missing column, a value that does not fit its column, or a time that is not UTC.
     """
 
@@ -104,12 +102,17 @@ class Trace:
         is not a table is in `DataFrame.attrs`, which pandas keeps in the metadata of the file.
         """
         path = Path(path)
-        # Int64 can hold nulls: with int64 the rows of another record would turn whole numbers into floats.
-        nullable = [
-            getattr(self, name).astype({c: "Int64" for c, dtype in columns.items() if dtype == "int64"})
-            for name, columns in _COLUMNS.items()
-        ]
-        whole = pd.concat(nullable, keys=list(_COLUMNS), names=["record", None]).reset_index("record")
+        tables = [getattr(self, name) for name in _COLUMNS]
+        dtypes: dict[Any, Any] = {}
+        for table in tables:
+            for column, dtype in table.dtypes.items():
+                if dtype == "category" and column in dtypes:
+                    words = dtypes[column].categories.union(dtype.categories)
+                    dtype = pd.CategoricalDtype(words)
+                # Int64 can hold nulls: int64 would turn to floats where another record lacks the column.
+                dtypes[column] = "Int64" if dtype == "int64" else dtype
+        padded = [table.reindex(columns=list(dtypes)).astype(dtypes) for table in tables]
+        whole = pd.concat(padded, keys=list(_COLUMNS), names=["record", None]).reset_index("record")
         whole.attrs = {
             "format": FORMAT,
             "experiment": self.experiment.to_dict(),
@@ -153,29 +156,46 @@ class Trace:
 
 
 def _normalised(name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    missing = [column for column in _COLUMNS[name] if column not in frame.columns]
+    wanted = _COLUMNS[name]
+    missing = [column for column in wanted if column not in frame.columns]
     if missing:
-        raise TraceError(f"{name} lacks {missing}: it needs {list(_COLUMNS[name])}; add what is missing.")
-    columns = {}
-    for column, dtype in _COLUMNS[name].items():
+        raise TraceError(f"{name} lacks {missing}: it needs {list(wanted)}; add what is missing.")
+    table = frame[list(wanted)].reset_index(drop=True)
+    table.attrs = {}
+    for (column, kind), dtype in zip(wanted.items(), table.dtypes, strict=True):
+        if dtype == kind or _are(kind, table[column]):
+            continue
         try:
-            columns[column] = _cast(frame[column], dtype)
+            table[column] = _cast(table[column], kind)
         except (TypeError, ValueError) as error:
-            raise TraceError(
-                f"{name}.{column} must be {dtype} in every row ({error}); correct it."
-            ) from error
-        allowed = _WORDS.get((name, column))
-        if allowed and not (known := columns[column].isin(allowed)).all():
-            raise TraceError(
-                f"{name}.{column} has {columns[column][~known].iloc[0]!r}: give one of {allowed}."
-            )
-    return pd.DataFrame(columns)
+            rule = kind if isinstance(kind, str) else f"one of {kind}"
+            raise TraceError(f"{name}.{column} must be {rule} in every row ({error}); correct it.") from error
+    return table
 
 
-def _cast(values: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
-    if dtype != "float64" and values.isna().any():
+def _are(kind: str | tuple[str, ...], values: "pd.Series[Any]") -> bool:
+    """Whether the values are categorical as `_cast` would make them, in next to no time."""
+    dtype = values.dtype
+    if not isinstance(dtype, pd.CategoricalDtype):
+        return False
+    known = dtype.categories.dtype == "str" if kind == "text" else tuple(dtype.categories) == kind
+    return bool(known and not dtype.ordered and values.array.codes.min(initial=0) >= 0)
+
+
+def _cast(values: "pd.Series[Any]", kind: str | tuple[str, ...]) -> "pd.Series[Any]":
+    if kind == "float64":
+        return values.astype("float64")
+    if values.isna().any():
         raise ValueError("a value is missing")
-    result: pd.Series[Any] = values.astype(dtype).reset_index(drop=True)
-    if dtype == "int64" and not np.array_equal(result.to_numpy(), values.to_numpy(dtype=np.float64)):
-        raise ValueError("a value is not whole")
-    return result
+    if kind == "int64":
+        whole = values.astype("int64")
+        if not np.array_equal(whole, values.to_numpy(dtype=np.float64)):
+            raise ValueError("a value is not whole")
+        return whole
+    if values.dtype != "category" or values.cat.categories.dtype != "str":
+        values = values.astype("str").astype("category")
+    words = values.cat.categories if isinstance(kind, str) else pd.Index(kind, dtype="str")
+    cast = values.cat.set_categories(words, ordered=False)
+    if (unknown := cast.isna()).any():
+        raise ValueError(f"{values[unknown].iloc[0]!r} is none")
+    return cast

@@ -225,7 +225,7 @@ def test_large_inputs_go_through_s3(engine):
     text = json.dumps({"items": live.payloads(experiment)})
     assert len(text) > stack.INPUT_LIMIT_BYTES
     trace = engine.run(experiment, progress=False)
-    assert trace.items["outcome"].value_counts().to_dict() == {"succeeded": 4000}
+    assert trace.items["outcome"].eq("succeeded").sum() == 4000
     assert len(trace.attempts) == 4000
 
 

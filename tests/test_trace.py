@@ -12,7 +12,7 @@ from synthetic import experiments, make_trace
 
 from helpers.errors import TraceError
 from helpers.experiment import Experiment, exponential
-from helpers.trace import Trace
+from helpers.trace import ATTEMPT_OUTCOMES, LANES, OUTCOMES, Trace
 
 TABLES = ("items", "attempts", "samples")
 
@@ -38,6 +38,7 @@ def same(expected: Trace, actual: Trace) -> None:
         before, after = getattr(expected, field.name), getattr(actual, field.name)
         if field.name in TABLES:
             pd.testing.assert_frame_equal(before, after, check_exact=True, check_freq=True)
+            assert before.attrs == after.attrs
         else:
             assert before == after
 
@@ -52,11 +53,59 @@ def test_columns_are_brought_to_one_dtype_and_rows_keep_their_order():
 
 
 def test_a_trace_does_not_follow_later_changes_of_the_callers_tables():
-    """A trace is a record."""
+    """A trace is a record, though it shares what it need not change."""
     items = small_trace().items.copy()
     trace = dataclasses.replace(small_trace(), items=items)
     items.loc[0, "arrival"] = 99.0
+    items.loc[0, "lane"] = "limited" if items["lane"][0] == "direct" else "direct"
     same(small_trace(), trace)
+
+
+def test_columns_that_have_their_dtype_are_not_copied():
+    """A trace of many millions of rows costs nothing beyond its tables."""
+    trace = small_trace()
+    again = dataclasses.replace(trace)
+    for name in TABLES:
+        before, after = getattr(trace, name), getattr(again, name)
+        for column in before.columns:
+            one, other = (np.asarray(getattr(t[column].array, "codes", t[column])) for t in (before, after))
+            assert np.shares_memory(one, other)
+
+
+def test_words_are_categories_in_one_order():
+    """Lanes and outcomes have all their words, in order; codes are small; workers are what there is."""
+    trace = small_trace()
+    for values, words in (
+        (trace.items["lane"], LANES),
+        (trace.items["outcome"], OUTCOMES),
+        (trace.attempts["outcome"], ATTEMPT_OUTCOMES),
+    ):
+        assert words == tuple(values.cat.categories)
+        assert values.cat.codes.dtype == np.int8
+    assert set(trace.attempts["worker"]) == set(trace.attempts["worker"].cat.categories)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("lanes", [LANES[::-1], ["middle", *LANES], LANES])
+def test_other_categories_become_the_traces_own(lanes, ordered):
+    """Whatever their order, and whatever others no row has; those of workers stay as they are."""
+    trace = small_trace()
+    lane = trace.items["lane"].cat.set_categories(lanes, ordered=ordered)
+    worker = trace.attempts["worker"].cat.set_categories(["worker-1", "nobody", "direct", "worker-0"])
+    attempts = trace.attempts.assign(worker=worker.cat.set_categories(worker.cat.categories, ordered=ordered))
+    actual = dataclasses.replace(trace, items=trace.items.assign(lane=lane), attempts=attempts)
+    pd.testing.assert_frame_equal(trace.items, actual.items)
+    pd.testing.assert_series_equal(worker, actual.attempts["worker"])
+
+
+def test_workers_may_be_numbered():
+    """Their numbers become texts."""
+    trace = small_trace()
+    numbers = np.arange(len(trace.attempts)) % 3
+    for worker in (numbers, pd.Categorical(numbers)):
+        actual = dataclasses.replace(trace, attempts=trace.attempts.assign(worker=worker)).attempts["worker"]
+        assert [str(number) for number in numbers] == actual.tolist()
+        assert actual.cat.categories.tolist() == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -90,8 +139,20 @@ def test_a_value_that_does_not_fit_its_column_is_refused(table, column, value):
     trace = small_trace()
     frame = getattr(trace, table).astype(object)
     frame.loc[1, column] = value
-    with pytest.raises(TraceError, match=f"{table}.{column}"):
-        dataclasses.replace(trace, **{table: frame})
+    categorical = {name: "category" for name in ("lane", "outcome", "worker") if name in frame}
+    for values in (frame, frame.astype(categorical)):
+        with pytest.raises(TraceError, match=f"{table}.{column}"):
+            dataclasses.replace(trace, **{table: values})
+
+
+def test_a_row_without_a_category_is_refused():
+    """Also where the column has the trace's own categories."""
+    trace = small_trace()
+    for table, column in (("items", "lane"), ("attempts", "outcome"), ("attempts", "worker")):
+        frame = getattr(trace, table).copy()
+        frame.loc[2, column] = None
+        with pytest.raises(TraceError, match=rf"{table}\.{column} must be .* \(a value is missing\)"):
+            dataclasses.replace(trace, **{table: frame})
 
 
 @pytest.mark.parametrize("started", ["2026-11-24T12:00:00", "2026-11-24T12:00:00+01:00", "noon", None, 0])
@@ -127,6 +188,35 @@ def test_a_lost_attempt_and_no_samples_are_read_back_exactly(tmp_path):
     nothing = pd.DataFrame(columns=["time", "visible", "in_flight"])
     trace = dataclasses.replace(trace, attempts=attempts, samples=nothing)
     same(trace, Trace.load(trace.save(tmp_path / "trace.parquet")))
+
+
+def test_workers_are_read_back_in_their_order(tmp_path):
+    """More than a byte numbers, in no order, and one that did nothing."""
+    trace = make_trace(Experiment(400, siphon_share=1.0, worker_concurrency=300, limited_seconds=1.0))
+    words = ["nobody", *trace.attempts["worker"].cat.categories[::-1]]
+    worker = trace.attempts["worker"].cat.set_categories(words)
+    assert worker.cat.codes.dtype == np.int16
+    trace = dataclasses.replace(trace, attempts=trace.attempts.assign(worker=worker))
+    same(trace, Trace.load(trace.save(tmp_path / "trace.parquet")))
+
+
+def test_a_trace_without_attempts_is_read_back_exactly(tmp_path):
+    """Nobody worked, so that there is no worker either."""
+    trace = small_trace()
+    for nothing in (trace.attempts[:0], pd.DataFrame(columns=trace.attempts.columns)):
+        empty = dataclasses.replace(trace, items=trace.items[:0], attempts=nothing)
+        same(empty, Trace.load(empty.save(tmp_path / "trace.parquet")))
+
+
+def test_a_file_with_texts_is_read(tmp_path):
+    """As traces were saved before their columns were categorical."""
+    trace = small_trace()
+    path = trace.save(tmp_path / "trace.parquet")
+    frame = pd.read_parquet(path)
+    texts = frame.astype({"lane": "str", "outcome": "str", "worker": "str"})
+    texts.attrs = frame.attrs
+    texts.to_parquet(path, index=False)
+    same(trace, Trace.load(path))
 
 
 def test_any_parquet_reader_finds_the_three_records(tmp_path):
