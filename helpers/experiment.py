@@ -31,6 +31,9 @@ Floats = npt.NDArray[np.float64]
 
 DISTRIBUTED_MAP_LIMIT = 10_000
 """Children of one Map Run at once, what MaxConcurrency 0 means: Step Functions service quotas, 2026-11-24."""
+BLOCK = 32_768
+"""Items that are planned at once: what is drawn for so many stays in a processor's cache."""
+_LANE = pd.CategoricalDtype(pd.Index(["direct", "limited"], dtype="str"))
 DIRECT_ATTEMPTS = 5
 """Of a direct item: one and the four that the workflows' Retry allows."""
 
@@ -270,22 +273,22 @@ class Experiment:
         Neither the number of items nor any other setting moves an item's draw of lane, time or failures:
         a larger siphon_share only siphons more of the items, a larger failure_rate only adds failures.
         """
-        limited = self._uniform("lane") < self.siphon_share
-        u, v = self._uniform("time"), self._uniform("time, second")
-        task_seconds = np.where(
-            limited, _sample(self.limited_seconds, u, v), _sample(self.direct_seconds, u, v)
-        )
+        limited, task_seconds = np.empty(self.items, np.bool_), np.empty(self.items)
         failures = np.zeros(self.items, np.int64)
-        if self.failure_rate > 0:
-            failures = (np.log(self._uniform("failures")) / math.log(self.failure_rate)).astype(np.int64)
-        lane = pd.Categorical.from_codes(limited.astype(np.int64), pd.Index(["direct", "limited"]))
+        for start in range(0, self.items, BLOCK):
+            block = slice(start, min(start + BLOCK, self.items))
+            limited[block] = self._uniform("lane", block) < self.siphon_share
+            task_seconds[block] = np.where(limited[block], *self._times(block))
+            if self.failure_rate > 0:
+                failures[block] = np.log(self._uniform("failures", block)) / math.log(self.failure_rate)
         return pd.DataFrame(
             {
                 "item": np.arange(self.items),
-                "lane": pd.Series(lane).astype("str"),
+                "lane": pd.Categorical.from_codes(limited.view(np.int8), dtype=_LANE),
                 "task_seconds": task_seconds,
                 "failures": failures,
-            }
+            },
+            copy=False,
         )
 
     def most_attempts(self, limited: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -302,13 +305,25 @@ class Experiment:
         """
         if self.arrivals_per_second is None:
             return None
-        return np.asarray(np.cumsum(-np.log(self._uniform("arrival")) / self.arrivals_per_second))
+        u = self._uniform("arrival", slice(0, self.items))
+        return np.asarray(np.cumsum(-np.log(u) / self.arrivals_per_second))
 
-    def _uniform(self, stream: str) -> Floats:
-        """One uniform in (0, 1) for each item: splitmix64 (Steele, Lea and Flood, 2014) counting items."""
+    def _times(self, block: slice) -> tuple[Floats | float, Floats | float]:
+        """What each item of the block would take in the limited lane, and in the direct one."""
+        lanes = self.limited_seconds, self.direct_seconds
+        drawn = any(isinstance(time, Distribution) for time in lanes)
+        twice = any(isinstance(time, lognormal) for time in lanes)
+        u = self._uniform("time", block) if drawn else np.empty(0)
+        v = self._uniform("time, second", block) if twice else np.empty(0)
+        limited, direct = (time.sample(u, v) if isinstance(time, Distribution) else time for time in lanes)
+        return limited, direct
+
+    def _uniform(self, stream: str, block: slice) -> Floats:
+        """A uniform in (0, 1) for each item of a block: splitmix64 (Steele, Lea, Flood, 2014) counting."""
         start = (self.seed + (_STREAMS.index(stream) + 1) * _GAMMA) % 2**64
         key = _mix(np.array([start], np.uint64))
-        bits = _mix(key + np.arange(1, self.items + 1, dtype=np.uint64) * np.uint64(_GAMMA))
+        numbers = np.arange(block.start + 1, block.stop + 1).astype(np.uint64)
+        bits = _mix(key + numbers * np.uint64(_GAMMA))
         # 52 bits and a half: with 53 the largest value would round up to 1.
         return np.asarray(((bits >> np.uint64(12)) + 0.5) * 2.0**-52, np.float64)
 
@@ -343,10 +358,6 @@ def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
-
-
-def _sample(time: float | Distribution, u: Floats, v: Floats) -> Floats:
-    return time.sample(u, v) if isinstance(time, Distribution) else np.full(len(u), time)
 
 
 def _time_from(value: Any) -> Any:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from helpers import cost, metrics, plots
 from helpers.errors import LabError
 from helpers.experiment import Experiment
-from helpers.simulation import AWS_US_EAST_1, Quotas, simulate
+from helpers.simulation import AWS_US_EAST_1, Quotas, simulate, usage
 from helpers.trace import Trace
 
 __all__ = ["explore"]
@@ -29,6 +29,8 @@ STEPS: dict[str, tuple[float, ...]] = {
 }
 """The fields of Experiment that have a slider, and the values on it."""
 PERCENTS = (50, 95, 99)
+REACHED = 0.999
+"""The share of a quota in use from which it counts as reached."""
 
 
 def explore(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> widgets.Widget:
@@ -47,7 +49,7 @@ def explore(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> widgets.W
         except LabError as error:
             numbers.value = f"<b>Not possible:</b> {error}"
             return
-        numbers.value = _told(trace)
+        numbers.value = _told(trace, quotas)
         image.value = picture.draw(trace)
 
     for slider in sliders.values():
@@ -100,15 +102,14 @@ def _slider(name: str, value: Any) -> widgets.SelectionSlider:
     )
 
 
-def _told(trace: Trace) -> str:
+def _told(trace: Trace, quotas: Quotas) -> str:
     summary = metrics.summary(trace)
-    shares = metrics.saturation(trace)
-    binds = max(shares, key=shares.__getitem__)
-    usd = cost.total(cost.of(trace))
+    use = usage.table(trace, quotas)
+    reached = ", ".join(use["quota"][use["share"] >= REACHED]) or "none"
     lost = summary["items"] - summary["succeeded"]
     return (
         f"<b>{summary['makespan']:,.4g} s</b> for {summary['items']:,} items "
         f"({summary['throughput']:,.4g} a second), {lost:,} not succeeded · at most {summary['peak_map']:,} "
-        f"children and {summary['peak_workers']:,} workers at once · <b>${usd:,.4g}</b> · {binds} binds "
-        f"{shares[binds]:.0%} of the time"
+        f"children and {summary['peak_workers']:,} workers at once · "
+        f"<b>${cost.total(cost.of(trace)):,.4g}</b> · quotas reached: {reached}"
     )

@@ -294,7 +294,7 @@ def test_arrivals_are_drawn_apart_from_the_plan():
 def test_a_plan_has_one_row_an_item_in_order(experiment):
     """Columns, dtypes, order and range of every plan."""
     plan = experiment.plan()
-    dtypes = {"item": "int64", "lane": "str", "task_seconds": "float64", "failures": "int64"}
+    dtypes = {"item": "int64", "lane": "category", "task_seconds": "float64", "failures": "int64"}
     assert dtypes == plan.dtypes.astype(str).to_dict()
     assert list(range(experiment.items)) == plan["item"].tolist()
     assert set(plan["lane"]) <= {"direct", "limited"}
@@ -407,7 +407,7 @@ def test_an_empirical_draw_is_in_range_for_the_extreme_uniforms(values):
 def test_uniforms_lie_strictly_between_zero_and_one(seed):
     """So that logarithms are finite and a share of 1 takes all."""
     for stream in ("lane", "time", "time, second", "failures", "arrival"):
-        uniform = Experiment(1000, seed=seed)._uniform(stream)
+        uniform = Experiment(1000, seed=seed)._uniform(stream, slice(0, 1000))
         assert uniform.min() > 0
         assert uniform.max() < 1
 
@@ -435,3 +435,14 @@ def test_the_draws_of_a_seed_stay():
     assert lanes == plan["lane"].tolist()
     assert failures == plan["failures"].tolist()
     assert seconds == pytest.approx(plan["task_seconds"].tolist(), rel=1e-12)
+
+
+def test_a_plan_is_the_same_in_blocks():
+    """Items are planned block by block; where a block ends moves no draw."""
+    experiment = Experiment(
+        1_000, direct_seconds=exponential(1.0), limited_seconds=lognormal(1.0, 0.5), failure_rate=0.3, seed=3
+    )
+    whole = experiment.plan()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("helpers.experiment.BLOCK", 7)
+        pd.testing.assert_frame_equal(whole, experiment.plan())

@@ -204,9 +204,9 @@ def _close(w: Any, i: int, now: float, at: float, how: int) -> None:
 def _retry(w: Any, i: int, now: float) -> None:
     """The direct lane's Retry, or its end."""
     v, p = w.items[i], w.settings[0]
-    if v.retries < RETRIES:
-        wait = _backoff(p.seed, i, v.retries, BACKOFF, v.retries, LONGEST_RETRY)
-        v.retries += 1
+    if v.tries < RETRIES:
+        wait = _backoff(p.seed, i, v.tries, BACKOFF, v.tries, LONGEST_RETRY)
+        v.tries += 1
         _push(w, now + wait, INVOKE, i)
     else:
         _close(w, i, now, now + p.return_seconds, FAILED)
@@ -241,7 +241,7 @@ def _end(w: Any, row: int, counts: bool, how: int) -> None:
 def _awaited(w: Any, message: int) -> bool:
     """Whether the task that this message has the token of is open."""
     v = w.items[w.items[message].item]
-    return v.open and v.token == message
+    return v.open and v.latest == message
 
 
 @inlined
@@ -432,21 +432,21 @@ def _expire(w: Any, i: int, now: float) -> None:
         deadline = min(deadline, w.clocks[i].beaten + p.heartbeat)
     if now < deadline:
         _jump(w.heap, s, deadline, _key(EXPIRE, i, 0))
-    elif v.tokens < p.task_attempts:
+    elif v.tries < p.task_attempts:
         message = s.messages
         if message == len(w.items):
             s.full = True
             return
-        asked = now + _backoff(p.seed, i, v.tokens - 1, RESEND, v.tokens - 1, LONGEST_RETRY)
+        asked = now + _backoff(p.seed, i, v.tries - 1, RESEND, v.tries - 1, LONGEST_RETRY)
         w.clocks[i].asked = w.clocks[i].beaten = asked
-        v.tokens += 1
-        v.token = message
+        v.tries += 1
+        v.latest = message
         w.items[message].item = i
         s.messages += 1
         _push(w, asked + _delay(w.buckets[TRANSITIONS], now, 1.0) + p.send_seconds, VISIBLE, message)
         _jump(w.heap, s, asked + p.first_deadline, _key(EXPIRE, i, 0))
     else:
-        _close(w, i, now, now, DEAD_LETTERED if w.items[v.token].dead else TIMED_OUT)
+        _close(w, i, now, now, DEAD_LETTERED if w.items[v.latest].dead else TIMED_OUT)
 
 
 @inlined
@@ -463,8 +463,8 @@ def _start(w: Any, i: int, now: float) -> None:
     if w.limited[i]:
         enqueued = now + delay + p.send_seconds
         w.times[ENQUEUED, i] = enqueued
-        v.item = v.token = i
-        v.tokens = 1
+        v.item = v.latest = i
+        v.tries = 1
         if p.clocks:
             w.clocks[i].asked = w.clocks[i].beaten = now
         if math.isinf(w.ends[EXPIRE].front):
@@ -484,7 +484,7 @@ def _call(w: Any, i: int, now: float) -> None:
     cold, refused = 0.0, s.functions >= p.account_concurrency
     if not refused:
         if s.idle_direct > 0 and not (
-            p.cold_start_share > 0 and uniform(p.seed, i, v.retries, COLD) < p.cold_start_share
+            p.cold_start_share > 0 and uniform(p.seed, i, v.tries, COLD) < p.cold_start_share
         ):
             s.idle_direct -= 1
         elif _take(w.buckets[DIRECT_ENVIRONMENTS], now):
@@ -495,7 +495,7 @@ def _call(w: Any, i: int, now: float) -> None:
         _retry(w, i, now)
     else:
         s.functions += 1
-        v.row = _attempt(w, i, -1, now + cold)
+        v.latest = _attempt(w, i, -1, now + cold)
         _push(w, (now + cold) + v.service, DONE, i)
 
 
@@ -505,12 +505,12 @@ def _done(w: Any, i: int, now: float) -> None:
     s, v = w.state[0], w.items[i]
     s.functions -= 1
     s.idle_direct += 1
-    w.attempts[v.row].end = now
-    if v.retries + 1 <= v.failures:
-        _end(w, v.row, True, FAILED)
+    w.attempts[v.latest].end = now
+    if v.tries + 1 <= v.failures:
+        _end(w, v.latest, True, FAILED)
         _retry(w, i, now)
     else:
-        _end(w, v.row, True, SUCCEEDED)
+        _end(w, v.latest, True, SUCCEEDED)
         _close(w, i, now, now + w.settings[0].return_seconds, SUCCEEDED)
 
 

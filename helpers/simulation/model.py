@@ -37,11 +37,12 @@ import pandas as pd
 from helpers.errors import InvalidExperiment
 from helpers.experiment import DIRECT_ATTEMPTS, Distribution, Experiment, Floats
 from helpers.simulation.quotas import AWS_US_EAST_1, Quotas
-from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, OUTCOMES, Trace
+from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, LANES, OUTCOMES, Trace
 
 __all__ = ["simulate"]
 
 Records = np.ndarray[Any, np.dtype[np.void]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 STARTED = "1970-01-01T00:00:00+00:00"
 """When every simulated execution starts: its time is virtual."""
@@ -73,11 +74,15 @@ BUCKETS = _record(f8="level last burst rate")
 EVENTS = _record(f8="time", i8="key")
 ITEMS = _record(
     f8="service",
-    i4="failures row item token count received deliveries",
-    i1="tokens retries outcome",
+    i4="failures item latest count received deliveries",
+    i1="tries outcome",
     b1="open dead returning",
 )
-"""Of an item, and after these of each further message: its item, received, dead and returning alone."""
+"""Of an item, and after these of each further message: its item, received, dead and returning alone.
+
+latest: of a direct item the row of its last attempt, of a limited one its last message. tries: retries of a
+direct item, messages of a limited one.
+"""
 CLOCKS = _record(f8="asked beaten")
 ATTEMPTS = _record(f8="start end", i4="item number", i2="worker", i1="outcome")
 SLOTS = _record(f8="began kill_at", i8="length position row tries generation free", b1="killed active")
@@ -92,18 +97,9 @@ def simulate(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> Trace:
     from helpers.simulation import kernel
 
     _check_stable(experiment, quotas)
-    plan, items, times, attempts = run(experiment, quotas)
-    table = pd.DataFrame(
-        {
-            "item": plan["item"],
-            "lane": plan["lane"],
-            **dict(zip(ITEM_TIMES, times, strict=True)),
-            "attempts": items["count"].astype(np.int64),
-            "outcome": _words(items["outcome"].copy(), OUTCOMES),
-        },
-        copy=False,
-    )
-    del items, plan
+    limited, items, times, attempts = run(experiment, quotas)
+    count, ended = items["count"].astype(np.int64), items["outcome"].copy()
+    del items  # of ten million each table is a large part of the memory
     numbers, ends = np.empty((2, len(attempts)), np.int64), np.empty((2, len(attempts)))
     worker, outcome = np.empty(len(attempts), np.int16), np.empty(len(attempts), np.int8)
     kernel.columns(attempts, numbers, ends, worker, outcome)
@@ -116,6 +112,16 @@ def simulate(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> Trace:
             "start": ends[0],
             "end": ends[1],
             "outcome": _words(outcome, ATTEMPT_OUTCOMES),
+        },
+        copy=False,
+    )
+    table = pd.DataFrame(
+        {
+            "item": np.arange(experiment.items),
+            "lane": _words(limited.view(np.int8), LANES),
+            **dict(zip(ITEM_TIMES, times, strict=True)),
+            "attempts": count,
+            "outcome": _words(ended, OUTCOMES),
         },
         copy=False,
     )
@@ -150,31 +156,23 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("concurrency-lab", "numba")}
 
 
-def run(experiment: Experiment, quotas: Quotas) -> tuple[pd.DataFrame, Records, Floats, Records]:
-    """The plan, records of all ITEMS, their times (a row for each of ITEM_TIMES), and records of ATTEMPTS.
+def run(experiment: Experiment, quotas: Quotas) -> tuple[Flags, Records, Floats, Records]:
+    """Which items are limited, records of all ITEMS, a row of times for each of ITEM_TIMES, and ATTEMPTS.
 
     Where a table needs more room than was guessed, all is run again with twice as much.
     """
     # Every start of the lab imports this module, and numba takes a fifth of a second.
     from helpers.simulation import kernel
 
-    plan = experiment.plan()
-    limited = (plan["lane"] == "limited").to_numpy()
-    failures = plan["failures"].to_numpy()
-    messages = int(limited.sum()) * experiment.task_attempts
-    rows = int(np.minimum(failures + 1, experiment.most_attempts(limited)).sum()) + 64
+    settings, due = _settings(experiment, quotas), experiment.arrivals()
     at_once = min(experiment.items, experiment.map_limit) + 2 * experiment.worker_concurrency
-    settings = _settings(experiment, quotas)
-    due = experiment.arrivals()
-    room = 1
+    room = more_rows = 1
     while True:
-        again = room * 64 if experiment.task_attempts > 1 else 0
+        limited, items, rows = _planned(experiment, room * 64 if experiment.task_attempts > 1 else 0)
         line = 1 << (room * at_once - 1).bit_length()
-        items = np.zeros(experiment.items + again, ITEMS)
-        items["service"][: experiment.items] = plan["task_seconds"]
-        items["failures"][: experiment.items] = failures
         slots = np.zeros(experiment.worker_concurrency, SLOTS)
         slots["free"] = np.arange(len(slots))[::-1]
+        batch = min(experiment.batch_size, int(limited.sum()) * experiment.task_attempts)
         world = kernel.World(
             settings=settings,
             state=_state(experiment, quotas),
@@ -188,16 +186,29 @@ def run(experiment: Experiment, quotas: Quotas) -> tuple[pd.DataFrame, Records, 
             items=items,
             times=np.empty((len(ITEM_TIMES), experiment.items)),
             clocks=np.zeros(len(items) if settings["clocks"][0] else 0, CLOCKS),
-            attempts=np.zeros(rows, ATTEMPTS),
+            attempts=np.zeros(more_rows * rows, ATTEMPTS),
             slots=slots,
-            batches=np.zeros((len(slots), max(1, min(experiment.batch_size, messages))), MESSAGES),
+            batches=np.zeros((len(slots), max(1, batch)), MESSAGES),
         )
         if kernel.loop(world):
-            return plan, items[: experiment.items], world.times, world.attempts[: world.state["rows"][0]]
+            return limited, items[: experiment.items], world.times, world.attempts[: world.state["rows"][0]]
         if world.state["rows"][0] == len(world.attempts):
-            rows *= 2
+            more_rows *= 2
         else:
             room *= 2
+
+
+def _planned(experiment: Experiment, again: int) -> tuple[Flags, Records, int]:
+    """Which items are limited, the records of them and of `again` further messages, and how many attempts."""
+    plan = experiment.plan()
+    limited = (plan["lane"] == "limited").to_numpy()
+    items = np.zeros(experiment.items + again, ITEMS)
+    items["service"][: experiment.items] = plan["task_seconds"]
+    if not experiment.failure_rate:
+        return limited, items, experiment.items + 64
+    attempts = np.minimum(plan["failures"] + 1, experiment.most_attempts(limited))
+    items["failures"][: experiment.items] = plan["failures"]
+    return limited, items, int(attempts.sum()) + 64
 
 
 def _check_stable(experiment: Experiment, quotas: Quotas) -> None:
