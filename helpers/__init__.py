@@ -7,13 +7,14 @@ from helpers.experiment import Experiment, empirical, exponential, lognormal
 from helpers.notebooks import reading
 from helpers.predict import fitted, predict
 from helpers.search import search
-from helpers.simulation import simulate
+from helpers.simulation import calibration, simulate
 from helpers.trace import Trace
 
 __all__ = [
     "Experiment",
     "LabError",
     "Trace",
+    "calibration",
     "checks",
     "connect",
     "cost",
