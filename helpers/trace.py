@@ -160,7 +160,7 @@ def _normalised(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     missing = [column for column in wanted if column not in frame.columns]
     if missing:
         raise TraceError(f"{name} lacks {missing}: it needs {list(wanted)}; add what is missing.")
-    table = frame[list(wanted)].reset_index(drop=True)
+    table = (frame if list(frame) == list(wanted) else frame[list(wanted)]).reset_index(drop=True)
     table.attrs = {}
     for (column, kind), dtype in zip(wanted.items(), table.dtypes, strict=True):
         if dtype == kind or _are(kind, table[column]):

@@ -130,7 +130,7 @@ def simulate(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> Trace:
         engine="simulated",
         items=table,
         attempts=tries,
-        samples=pd.DataFrame({"time": [], "visible": [], "in_flight": []}),
+        samples=_no_samples(),
         started=STARTED,
         versions=_versions(),
         clock_seconds=0.0,
@@ -149,6 +149,12 @@ def _words(codes: np.ndarray[Any, Any], words: tuple[str, ...]) -> pd.Categorica
 @lru_cache(maxsize=16)
 def _workers(count: int) -> tuple[str, ...]:
     return ("direct", *(f"worker-{slot}" for slot in range(count)))
+
+
+@cache
+def _no_samples() -> pd.DataFrame:
+    whole = np.empty(0, np.int64)
+    return pd.DataFrame({"time": np.empty(0), "visible": whole, "in_flight": whole})
 
 
 @cache
