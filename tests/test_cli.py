@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from helpers import cli, notebooks
 from helpers.engines import embedded
+from helpers.simulation.timeouts import HIGHEST
+from helpers.trace import Trace
 
 
 def lab(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -58,6 +60,45 @@ def test_bad_input_is_refused_in_one_sentence(arguments, told, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["predict", "--items", "-5"], "items=-5"),
+        (["predict", "--items", "5", "--set", "items=6"], "items: are given by --items"),
+        (["predict", "--items", "5", "--set", "colour=1"], "'colour'"),
+        (["predict", "--items", "5", "--set", "batch_size=1,2"], "batch_size=[1, 2]"),
+        (["predict", "--items", "5", "--set", "batch_size=1", "--set", "batch_size=2"], "given twice"),
+        (["predict", "--items", "5", "--set", "limited_seconds=.nan"], "limited_seconds=nan"),
+        (["predict", "--items", "5", "--set", "limited_seconds=[1"], "not readable"),
+        (["predict", "--items", "5", "--quotas", "mars"], "'mars'"),
+        (["predict", "--items", "5", "--quota", "colour=1"], "'colour'"),
+        (["predict", "--items", "5", "--quota", "task_burst=nan"], "task_burst=nan"),
+        (["predict", "--items", "5", "--quota", "task_per_second=-1"], "task_per_second=-1"),
+        (["predict", "--items", "5", "--quota", "mapping_limit=2"], "mapping_limit=2"),
+        (["predict", "--items", "5", "--repetitions", "0"], "repetitions=0"),
+        (["predict", "--items", "5", "--service-times", "/nowhere.parquet"], "/nowhere.parquet"),
+        (["tune", "--items", "5", "--objective", "speed"], "objective='speed'"),
+        (["tune", "--items", "5", "--objective", "usd", "--under", "usd<2 and usd>3"], "contradict"),
+        (["tune", "--items", "5", "--objective", "usd", "--under", "colour<2"], "'colour'"),
+        (["tune", "--items", "5", "--objective", "usd", "--set", "worker_concurrency=1,2"], "concurrency=1"),
+        (["tune", "--items", "5", "--objective", "usd", "--quota", "colour=2"], "'colour'"),
+        (["tune", "--items", "5", "--objective", "usd", "--under", "makespan<0"], "makespan<0 (0 of"),
+    ],
+)
+def test_a_prediction_that_cannot_be_is_refused_in_one_sentence(
+    arguments, told, tmp_path, monkeypatch, capsys
+):
+    """Exit 2, the value named on standard error and nothing printed, nothing written."""
+    monkeypatch.setattr(sys, "argv", ["lab", *arguments, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert told in printed.err
+    assert printed.out == ""
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_command_has_help_with_an_example():
     """--help of each command shows how it is called."""
     commands = [
@@ -65,6 +106,8 @@ def test_every_command_has_help_with_an_example():
         ("test",),
         ("open",),
         ("sweep",),
+        ("predict",),
+        ("tune",),
         ("observe",),
         ("deploy",),
         ("destroy",),
@@ -156,6 +199,47 @@ def test_an_execution_is_observed(engine, tmp_path):
     assert refused.returncode == 2
     assert "does not exist" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_run_is_predicted_in_words_and_in_json(tmp_path):
+    """`lab predict` prints what a run would do; with --json one object and nothing else; --out keeps it.
+
+    Its times may come from a trace; what --set gives goes before what was measured."""
+    base = ["predict", "--items", "60", "--set", "worker_concurrency=5", "--repetitions", "2"]
+    words = lab(*base, "--quota", "children_per_second=inf", "--out", str(tmp_path / "kept"))
+    assert words.returncode == 0, words.stderr
+    for told in ("makespan", "child dispatch rate", "No quota binds", "Next cliff", "Cost: $"):
+        assert told in words.stdout
+    for clock in HIGHEST:
+        assert f"{clock}=" in words.stdout
+    assert (tmp_path / "kept" / "timeline.png").is_file()
+    kept = tmp_path / "kept" / "trace.parquet"
+    measured = Trace.load(kept)
+    ran = lab(*base, "--service-times", str(kept), "--set", "direct_seconds=3", "--json")
+    told = json.loads(ran.stdout)
+    assert told["experiment"]["direct_seconds"] == 3
+    limited = measured.items[measured.items["lane"] == "limited"]
+    times = (limited["service_end"] - limited["service_start"]).round(6)
+    assert told["experiment"]["limited_seconds"]["values"] == sorted(times)
+    assert told["quotas"]["children_per_second"] == 100
+    assert told["numbers"]["makespan"]["median"] > 3
+
+
+def test_settings_are_tuned_in_words_and_in_json(tmp_path):
+    """`lab tune` prints the setting to take, why, what it would do and its parameters; --json one object."""
+    base = ["tune", "--items", "60", "--objective", "makespan", "--set", "worker_concurrency=2,4"]
+    base += ["--set", "map_concurrency=20", "--set", "batch_size=1", "--under", "peak_workers<=3"]
+    words = lab(*base, "--out", str(tmp_path / "kept"))
+    assert words.returncode == 0, words.stderr
+    assert words.stdout.startswith("Take ")
+    for told in ("peak_workers<=3 holds in every run", "--parameter-overrides", "makespan", "Next cliff"):
+        assert told in words.stdout
+    assert "MaximumConcurrency=2 " in words.stdout
+    assert len((tmp_path / "kept" / "table.csv").read_text().splitlines()) > 3
+    told = json.loads(lab(*base, "--json").stdout)
+    assert told["experiment"]["worker_concurrency"] == 2
+    assert told["parameters"]["TimeoutSeconds"] == told["experiment"]["task_timeout_seconds"]
+    assert told["prediction"]["cliff"]["quota"] in words.stdout
 
 
 def test_the_engine_is_kept_deployed_to_and_stopped(monkeypatch):
