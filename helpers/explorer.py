@@ -1,6 +1,7 @@
 """Sliders for the settings of an Experiment, and the predicted run redrawn while they move; for notebooks."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -49,8 +50,9 @@ def explore(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> widgets.W
         except LabError as error:
             numbers.value = f"<b>Not possible:</b> {error}"
             return
-        numbers.value = _told(trace, quotas)
-        image.value = picture.draw(trace)
+        summary = metrics.summary(trace)
+        numbers.value = _told(trace, summary, quotas)
+        image.value = picture.draw(trace, summary)
 
     for slider in sliders.values():
         slider.observe(redraw, "value")
@@ -63,23 +65,24 @@ class Picture:
     """One figure that is drawn again and again: making a new one each time would take twice as long."""
 
     def __init__(self) -> None:
-        self._figure = Figure(figsize=(9, 3.4), layout="constrained")
+        self._figure = Figure(figsize=(9, 3.4))
         FigureCanvasAgg(self._figure)
         self.timeline, self.times = self._figure.subplots(1, 2, width_ratios=(3, 1.4))
+        # A layout that fits itself would draw everything twice.
+        self._figure.subplots_adjust(left=0.08, right=0.98, bottom=0.16, top=0.87, wspace=0.45)
 
-    def draw(self, trace: Trace) -> bytes:
-        """The timeline of a trace and its waiting and sojourn times, as PNG."""
+    def draw(self, trace: Trace, summary: Mapping[str, Any]) -> bytes:
+        """The timeline of a trace, and waiting and sojourn times of its summary, as PNG."""
         self.timeline.clear()
         self.times.clear()
         plots.timeline(trace, self.timeline)
-        _percentiles(trace, self.times)
+        _percentiles(summary, self.times)
         png = io.BytesIO()
         self._figure.savefig(png, format="png", dpi=80)
         return png.getvalue()
 
 
-def _percentiles(trace: Trace, ax: Any) -> None:
-    summary = metrics.summary(trace)
+def _percentiles(summary: Mapping[str, Any], ax: Any) -> None:
     names = [(time, percent) for time in ("sojourn", "waiting") for percent in reversed(PERCENTS)]
     values = [summary[f"p{percent}_{time}"] or 0.0 for time, percent in names]
     bars = ax.barh([f"{time} p{percent}" for time, percent in names], values, color=plots.WAITING)
@@ -102,8 +105,7 @@ def _slider(name: str, value: Any) -> widgets.SelectionSlider:
     )
 
 
-def _told(trace: Trace, quotas: Quotas) -> str:
-    summary = metrics.summary(trace)
+def _told(trace: Trace, summary: Mapping[str, Any], quotas: Quotas) -> str:
     use = usage.table(trace, quotas)
     reached = ", ".join(use["quota"][use["share"] >= REACHED]) or "none"
     lost = summary["items"] - summary["succeeded"]

@@ -318,22 +318,30 @@ def _limits(ax: Axes, limits: Sequence[tuple[int, str]]) -> None:
         named.setdefault(limit, []).append(name)
     top = 1.15 * max([highest, 1.0, *(limit for limit in named if limit <= 2 * highest)])
     ax.set_ylim(0, top)
-    for limit, names in named.items():
+    labels = {limit: f"{' and '.join(names)} {limit:,}" for limit, names in named.items()}
+    for limit in named:
         ax.axhline(limit, **LIMIT)
-        beyond = limit > top
-        # Below its line where the next limit is so near that the names would overlap.
-        below = beyond or any(limit < other < limit + 0.08 * top for other in named)
-        ax.annotate(
-            f"{' and '.join(names)} {limit:,}" + (", far above" if beyond else ""),
-            (0.99, 1.0 if beyond else limit),
-            xycoords=("axes fraction", "axes fraction" if beyond else "data"),
-            xytext=(0, -3 if below else 3),
-            textcoords="offset points",
-            ha="right",
-            va="top" if below else "bottom",
-            fontsize=10,
-            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
-        )
+        if limit <= top:
+            # Below its line where the next limit is so near that the names would overlap.
+            below = any(limit < other < limit + 0.08 * top for other in named)
+            _told(ax, labels[limit], limit, "data", below)
+    if far := [f"{labels[limit]}, far above" for limit in sorted(named, reverse=True) if limit > top]:
+        _told(ax, "\n".join(far), 1.0, "axes fraction", below=True)
+
+
+def _told(ax: Axes, text: str, y: float, coordinates: str, below: bool) -> None:
+    """A text at the right end of the axes, above or below this height."""
+    ax.annotate(
+        text,
+        (0.99, y),
+        xycoords=("axes fraction", coordinates),
+        xytext=(0, -3 if below else 3),
+        textcoords="offset points",
+        ha="right",
+        va="top" if below else "bottom",
+        fontsize=10,
+        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
+    )
 
 
 def _legend(ax: Axes, *more: Artist, columns: int = 3) -> None:

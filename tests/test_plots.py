@@ -496,3 +496,10 @@ def test_the_first_figure_of_a_notebook_is_not_its_last():
     NotebookClient(notebook, kernel_name="python3").execute()
     shown = [["image/png" in output["data"] for output in cell.outputs] for cell in notebook.cells]
     assert shown == [[], [True], [True]]
+
+
+def test_limits_far_above_are_told_apart():
+    """Two limits above the figure stand in one label, the higher one first."""
+    ax = plots.timeline(make_trace(Experiment(10, map_concurrency=1_000, worker_concurrency=300)))
+    told = [text.get_text() for text in ax.texts]
+    assert told == ["map limit 1,000, far above\nworker limit 300, far above"]
