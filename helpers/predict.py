@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,12 @@ class Prediction:
 
     def sentences(self) -> list[str]:
         """What binds, what comes next, what the run costs."""
-        makespan = self.numbers["makespan"][0]
         what, share = self.held
         said = [
             f"No quota binds: {what} holds the run back for {share:.0%} of the time"
             if self.binding == "none"
             else f"{self.binding} binds ({', '.join(usage.FIELDS[self.binding])}): without it the run would "
-            f"take {tune.readable(makespan * (1 - self.saves), 4)} s, {self.saves:.0%} less"
+            f"be {self.saves:.0%} shorter"
         ]
         if self.cliff != "none":
             used = float(self.use.set_index("quota")["share"][self.cliff])
@@ -82,9 +81,8 @@ class Prediction:
                 f"Next cliff: {self.cliff}, {used:.1%} used: at {1 / used:.3g} times the load it is reached"
             )
         usd, low, high = self.numbers["usd"]
-        parts = ", ".join(
-            f"{name} ${of:.3g}" for name, of in self.bill.groupby("service")["usd"].sum().items()
-        )
+        services = self.bill.groupby("service")["usd"].sum()
+        parts = ", ".join(f"{service} ${part:.3g}" for service, part in services.items())
         said.append(f"Cost: ${usd:.4g} a run (${low:.4g} to ${high:.4g}): {parts}")
         return said
 
@@ -121,7 +119,7 @@ class Prediction:
         used = self.use.set_index("quota")["share"].to_dict()
         return {
             "experiment": self.experiment.to_dict(),
-            "quotas": {name: _finite(value) for name, value in asdict(self.quotas).items()},
+            "quotas": self.quotas.to_dict(),
             "repetitions": self.repetitions,
             "numbers": {
                 name: dict(zip(("median", "low", "high"), three, strict=True))
