@@ -6,7 +6,7 @@ gives an item the same lane, time and failures, and two settings of a comparison
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any
@@ -275,8 +275,7 @@ class Experiment:
         """
         limited, task_seconds = np.empty(self.items, np.bool_), np.empty(self.items)
         failures = np.zeros(self.items, np.int64)
-        for start in range(0, self.items, BLOCK):
-            block = slice(start, min(start + BLOCK, self.items))
+        for block in self._blocks():
             limited[block] = self._uniform("lane", block) < self.siphon_share
             task_seconds[block] = np.where(limited[block], *self._times(block))
             if self.failure_rate > 0:
@@ -305,8 +304,13 @@ class Experiment:
         """
         if self.arrivals_per_second is None:
             return None
-        u = self._uniform("arrival", slice(0, self.items))
-        return np.asarray(np.cumsum(-np.log(u) / self.arrivals_per_second))
+        gaps = np.empty(self.items)
+        for block in self._blocks():
+            gaps[block] = -np.log(self._uniform("arrival", block)) / self.arrivals_per_second
+        return gaps.cumsum(out=gaps)
+
+    def _blocks(self) -> Iterator[slice]:
+        return (slice(start, min(start + BLOCK, self.items)) for start in range(0, self.items, BLOCK))
 
     def _times(self, block: slice) -> tuple[Floats | float, Floats | float]:
         """What each item of the block would take in the limited lane, and in the direct one."""

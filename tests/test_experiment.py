@@ -1,6 +1,7 @@
 """Laws of Experiment: what it refuses, and that its plan is the same draw under every setting."""
 
 import dataclasses
+import hashlib
 import json
 import math
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from synthetic import experiments
 
 from helpers.errors import InvalidExperiment
-from helpers.experiment import Experiment, _mix, empirical, exponential, lognormal
+from helpers.experiment import BLOCK, Experiment, _mix, empirical, exponential, lognormal
 
 NUMBERS = [
     field.name
@@ -437,12 +438,43 @@ def test_the_draws_of_a_seed_stay():
     assert seconds == pytest.approx(plan["task_seconds"].tolist(), rel=1e-12)
 
 
-def test_a_plan_is_the_same_in_blocks():
-    """Items are planned block by block; where a block ends moves no draw."""
-    experiment = Experiment(
-        1_000, direct_seconds=exponential(1.0), limited_seconds=lognormal(1.0, 0.5), failure_rate=0.3, seed=3
-    )
-    whole = experiment.plan()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("helpers.experiment.BLOCK", 7)
-        pd.testing.assert_frame_equal(whole, experiment.plan())
+@pytest.mark.parametrize(
+    ("seed", "siphoned", "failures", "digests"),
+    [
+        (0, 50_092, 43_016, "68cdb56923117a13 ffb5a8c190433314 8bd312402e7013e0 a258aba8d6c525b4"),
+        (42, 49_785, 42_656, "f99f767269fa7849 c4658b5704311a52 73c2f13d33fa602e 36edbd76dd7d9d76"),
+        (2**64 - 1, 49_814, 42_574, "3ce87d10f77efdfa 732dd8fd1b5acca5 02a4dc7fc2e3ca65 883bd5881d8f9b4f"),
+    ],
+)
+def test_the_uniforms_of_a_seed_stay_to_the_bit(seed, siphoned, failures, digests):
+    """100,000 of each stream, by the beginning of their SHA-256, and what a plan makes of them."""
+    experiment = Experiment(100_000, failure_rate=0.3, seed=seed)
+    for stream, digest in zip(("lane", "time", "time, second", "failures"), digests.split(), strict=True):
+        uniform = experiment._uniform(stream, slice(0, 100_000))
+        assert digest == hashlib.sha256(uniform.tobytes()).hexdigest()[:16]
+    plan = experiment.plan()
+    assert siphoned == (plan["lane"] == "limited").sum()
+    assert failures == plan["failures"].sum()
+
+
+TIMES = [0.25, exponential(1.5), lognormal(1.0, 0.5), empirical([0.1, 0.2, 0.7])]
+
+
+@pytest.mark.parametrize("direct", TIMES)
+@pytest.mark.parametrize("limited", TIMES)
+@pytest.mark.parametrize(("share", "rate"), [(0.0, 0.0), (0.4, 0.3), (1.0, 0.01)])
+def test_a_plan_is_what_the_uniforms_say_of_all_items_at_once(direct, limited, share, rate):
+    """To the bit, however few of them are drawn, and block by block, of which the last is short."""
+    n = 2 * BLOCK + 5
+    settings_ = {"siphon_share": share, "direct_seconds": direct, "limited_seconds": limited}
+    experiment = Experiment(n, **settings_, failure_rate=rate, seed=3, arrivals_per_second=7.0)
+    streams = ("lane", "time", "time, second", "failures", "arrival")
+    lane, u, v, w, gap = (experiment._uniform(stream, slice(0, n)) for stream in streams)
+    seconds = [np.full(n, t) if isinstance(t, float) else t.sample(u, v) for t in (limited, direct)]
+    plan = experiment.plan()
+    siphoned = lane < share
+    assert np.array_equal(siphoned, plan["lane"] == "limited")
+    assert np.array_equal(np.where(siphoned, *seconds), plan["task_seconds"])
+    failures = (np.log(w) / math.log(rate)).astype(int) if rate else np.zeros(n)
+    assert np.array_equal(failures, plan["failures"])
+    assert np.array_equal(np.cumsum(-np.log(gap) / 7.0), experiment.arrivals())
