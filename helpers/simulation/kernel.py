@@ -39,6 +39,8 @@ LONGEST_TRY = 20.0
 ROUNDING = 1e-9
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _GENERATIONS = (1 << 26) - 1
+_POLLED = sum(1 << kind for kind in (DONE, END, NEXT, VISIBLE, RETRY, POLL))
+"""After these the consumer may have something new to take."""
 
 # No array is made in the loop, so that nobody needs to count references: this makes it ten times as fast.
 _options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
@@ -629,23 +631,11 @@ def loop(w: World) -> bool:
         if kind == FREE:
             s.children -= 1
             _admit(w, now)
-            continue
-        if kind == START:
+        elif kind == START:
             _start(w, number, now)
-            continue
-        if kind == INVOKE:
+        elif kind == INVOKE:
             _call(w, number, now)
-            continue
-        if kind == EXPIRE:
-            _expire(w, number, now)
-            continue
-        if kind == ANSWER:
-            _answer(w, number, now)
-            continue
-        if kind == BEAT:
-            _beat(w, number, key & _GENERATIONS, now)
-            continue
-        if kind == DONE:
+        elif kind == DONE:
             _done(w, number, now)
         elif kind == END:
             _served(w, number, now)
@@ -653,11 +643,18 @@ def loop(w: World) -> bool:
             _next(w, number, now)
         elif kind == VISIBLE:
             _visible(w, number, now)
+        elif kind == ANSWER:
+            _answer(w, number, now)
+        elif kind == EXPIRE:
+            _expire(w, number, now)
+        elif kind == BEAT:
+            _beat(w, number, key & _GENERATIONS, now)
         elif kind == RETRY:
             _try_again(w, number, now)
         else:
             w.ends[POLL].front = np.inf
-        _poll(w, now)
+        if (_POLLED >> kind) & 1:
+            _poll(w, now)
     return False
 
 
