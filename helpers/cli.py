@@ -202,7 +202,9 @@ def sweep(
 
 
 Items = Annotated[int, typer.Option("--items", help="Items of the map.")]
-QuotasName = Annotated[str, typer.Option("--quotas", help=f"One of {', '.join(PRESETS)}.")]
+QuotasName = Annotated[
+    str, typer.Option("--quotas", help=f"One of {', '.join(PRESETS)}, or a file that calibrate wrote.")
+]
 Figures = Annotated[
     list[str] | None,
     typer.Option("--quota", help="FIELD=VALUE of Quotas, inf for no limit; may be given often."),
@@ -215,9 +217,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 
 def _quotas(name: str, figures: list[str] | None) -> Quotas:
-    """The quotas of this name, with these figures in place of their own."""
-    if name not in PRESETS:
-        raise LabError(f"quotas {name!r}: not known; choose one of {', '.join(PRESETS)}")
+    """The quotas of this name or in this file, with these figures in place of their own."""
+    if name in PRESETS:
+        allowed = PRESETS[name]
+    elif Path(name).is_file():
+        try:
+            allowed = Quotas.from_dict(json.loads(Path(name).read_text()))
+        except ValueError as error:
+            raise LabError(f"quotas {name!r}: not readable as JSON ({error}); calibrate again") from error
+    else:
+        raise LabError(
+            f"quotas {name!r}: neither known nor a file; choose one of {', '.join(PRESETS)}, or calibrate"
+        )
     values: dict[str, Any] = {}
     for key, text in _assigned(figures).items():
         if key not in sources():
@@ -226,7 +237,7 @@ def _quotas(name: str, figures: list[str] | None) -> Quotas:
         if isinstance(value, str):  # such as inf and 1e6, which are no numbers in YAML
             with suppress(ValueError):
                 values[key] = float(value)
-    return replace(PRESETS[name], **values)
+    return replace(allowed, **values)
 
 
 def _measured(items: int, values: list[str] | None, trace: Path | None) -> tuple[Experiment, dict[str, Any]]:

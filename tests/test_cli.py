@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from helpers import cli, notebooks
 from helpers.engines import embedded
+from helpers.simulation import UNLIMITED
 from helpers.simulation.timeouts import HIGHEST
 from helpers.trace import Trace
 
@@ -268,3 +269,13 @@ def test_doctor_finds_this_machine_well():
     ran = lab("doctor")
     assert ran.returncode == 0
     assert "MISSING" not in ran.stdout
+
+
+def test_calibrated_quotas_are_used(tmp_path):
+    """A prediction takes the file that calibrate writes; one that is no such file is refused."""
+    file = tmp_path / "quotas.json"
+    file.write_text(json.dumps(UNLIMITED.to_dict()))
+    run = lab("predict", "--items", "20", "--quotas", str(file), "--json")
+    assert json.loads(run.stdout)["quotas"]["children_per_second"] is None
+    file.write_text("{")
+    assert "not readable as JSON" in lab("predict", "--items", "20", "--quotas", str(file)).stderr
