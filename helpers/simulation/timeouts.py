@@ -27,7 +27,7 @@ from helpers.experiment import Experiment, Floats
 from helpers.metrics import steps
 from helpers.simulation.model import simulate
 from helpers.simulation.quotas import Quotas
-from helpers.simulation.usage import BEATS, visits
+from helpers.simulation.usage import BEATS, ROUNDING, visits
 from helpers.stack import VISIBILITY_FACTOR
 from helpers.trace import Trace
 
@@ -79,7 +79,7 @@ class Tails:
         for the first time when a third is over, and then until less than a third before its end.
         """
         third = heartbeat / BEATS
-        beaten = self.until - self.began > third
+        beaten = self.until - self.began > third + ROUNDING
         item = self.item[beaten]
         heard = self.arrival.copy()
         heard[item] = self.until[beaten]  # of an item's visits, the last stays

@@ -14,7 +14,7 @@ from helpers.metrics import Steps, steps
 from helpers.simulation.quotas import Quotas
 from helpers.trace import Trace
 
-__all__ = ["BEATS", "FIELDS", "Use", "Visits", "bucket", "deficits", "lifted", "table", "visits"]
+__all__ = ["BEATS", "FIELDS", "ROUNDING", "Use", "Visits", "bucket", "deficits", "lifted", "table", "visits"]
 
 BEATS = 3
 """Heartbeats that the workers send in a period for each message of their batch (infra/combined)."""
@@ -31,6 +31,7 @@ FIELDS = {
 }
 """AWS's quotas, and the fields of Quotas that each is."""
 ROUNDING = 1e-6
+"""Moments (s) that are no further apart than this are one."""
 
 Times = npt.ArrayLike
 
@@ -283,6 +284,6 @@ def _beats(trace: Trace, seen: Visits, experiment: Experiment) -> Floats:
     period = (experiment.heartbeat_seconds or math.inf) / BEATS
     returned = trace.items.set_index("item")["returned"].reindex(seen.item).to_numpy()
     until = np.minimum(seen.until, returned)
-    count = np.maximum(np.ceil((until - seen.began) / period) - 1, 0).astype(np.int64)
+    count = np.maximum(np.ceil((until - seen.began - ROUNDING) / period) - 1, 0).astype(np.int64)
     number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     return np.asarray(np.repeat(seen.began, count) + period * (number + 1))
