@@ -63,6 +63,24 @@ def test_steps_count_the_open_intervals_at_every_moment(intervals):
         assert expected == value((time, count), moment)
 
 
+@given(st.lists(st.tuples(moments, moments), max_size=12), st.booleans())
+def test_many_intervals_are_counted_as_few_are(intervals, in_order):
+    """Compiled code and numpy give the same steps, whether starts and ends come in order or not, and leave
+    the caller's arrays as they are."""
+    starts, ends = np.array(intervals, float).reshape(-1, 2).T.copy()
+    if in_order:
+        starts.sort()
+        ends.sort()
+    given_ = starts.copy(), ends.copy()
+    few = metrics.steps(starts, ends)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "MANY", 0)
+        many = metrics.steps(starts, ends)
+    for expected, actual in zip((*given_, *few), (starts, ends, *many), strict=True):
+        np.testing.assert_array_equal(expected, actual)
+        assert expected.dtype == actual.dtype
+
+
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)).map(sorted), max_size=12))
 def test_steps_start_and_end_empty_and_never_fall_below_zero(intervals):
     """What has started and ended leaves nothing behind, and the area is the sum of the lengths."""
