@@ -4,6 +4,7 @@ from helpers.simulation.model import simulate
 from helpers.simulation.quotas import (
     AWS_OTHER_REGIONS,
     AWS_US_EAST_1,
+    EMBEDDED,
     NEW_ACCOUNT,
     OLDER_MAPPING,
     PROVISIONED_MAPPING,
@@ -15,6 +16,7 @@ from helpers.simulation.quotas import (
 __all__ = [
     "AWS_OTHER_REGIONS",
     "AWS_US_EAST_1",
+    "EMBEDDED",
     "NEW_ACCOUNT",
     "OLDER_MAPPING",
     "PROVISIONED_MAPPING",

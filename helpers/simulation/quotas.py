@@ -197,17 +197,17 @@ UNLIMITED = Quotas(
 
 EMBEDDED = replace(
     UNLIMITED,
-    map_start_seconds=0.159,
-    children_per_second=348.0,
+    map_start_seconds=0.16,
+    children_per_second=500.0,
     transitions_burst=4.0,
-    transitions_per_second=1_040.0,
+    transitions_per_second=1_118.0,
     invoke_seconds=0.0020,
-    receive_seconds=0.0247,
-    answer_seconds=0.0022,
-    return_seconds=0.0006,
+    receive_seconds=0.0184,
+    answer_seconds=0.0016,
+    return_seconds=0.0003,
 )
-"""The embedded engine, for consumer="lambda" and warm workers: `./lab calibrate` on a virtual machine of two
-cores, 2026-11-24. Another machine has other figures: calibrate there."""
+"""The embedded engine with consumer="lambda" and warm workers: `./lab calibrate`, 2026-11-24, on a virtual
+machine with two cores. Another machine has other figures: calibrate there."""
 
 PRESETS = {
     "embedded": EMBEDDED,
