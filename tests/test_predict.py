@@ -68,11 +68,14 @@ def test_what_is_unlimited_is_not_used():
 @settings(max_examples=200)
 @given(experiments, any_quotas)
 def test_no_run_uses_more_than_a_quota_allows(experiment, allowed):
-    """Of each quota the share is at most 1, where the trace tells all: no late answers, no cold starts."""
+    """Of each quota the share is at most 1, where the trace tells all: no late or given up answer, no cold
+    start."""
     endless = {"transitions_burst": inf, "transitions_per_second": inf}
     experiment = replace(experiment, cold_start=False, heartbeat_seconds=None, task_timeout_seconds=10**6)
     trace = simulate(experiment, replace(allowed, **endless))
-    assume(not trace.attempts["outcome"].isin(["late", "lost"]).any())
+    tries = trace.attempts
+    given_up = tries["attempt"].to_numpy() > experiment.plan()["failures"].to_numpy()[tries["item"]]
+    assume(not (tries["outcome"].isin(["late", "lost"]) | (given_up & (tries["outcome"] == "failed"))).any())
     used = usage.table(trace, replace(allowed, **endless))
     assert (used["share"] <= 1 + 1e-6).all(), used.to_string()
 
@@ -288,6 +291,41 @@ def test_a_heartbeat_holds_at_every_speed_up_to_its_margin(experiment, heartbeat
     if silent < heartbeat:
         for each in slower:
             assert struck(simulate(replace(each, heartbeat_seconds=heartbeat), UNLIMITED)) == 0
+
+
+eighths = st.integers(0, 72).map(lambda count: count / 8)
+gaps_and_visits = st.lists(st.tuples(eighths, eighths), min_size=1, max_size=6)
+
+
+@settings(max_examples=500)
+@given(st.lists(gaps_and_visits, min_size=1, max_size=3), st.integers(1, 9), st.floats(1, 3), st.floats(0, 1))
+def test_nothing_is_silent_for_longer_than_told(items, heartbeat, slower, between):
+    """Beat by beat, at any speed down to the slowest; nor is it told to be by much longer than it can be."""
+    item, began, until, returned = [], [], [], []
+    for number, visits in enumerate(items):
+        time = 0.0
+        for gap, length in visits:
+            item.append(number)
+            began.append(time + gap)
+            until.append(time := time + gap + length)
+        returned.append(time)
+    times = [np.array(each) for each in (np.zeros(len(items)), returned, item, began, until)]
+    told = timeouts.Tails(0.0, 0.0, 0, 0, 0, *times).silence(heartbeat, slower)
+
+    def exact(speed):
+        longest = 0.0
+        for number, end_of_all in enumerate(returned):
+            heard = [0.0]
+            for of, start, end in zip(item, began, until, strict=True):
+                beats = (
+                    math.ceil(3 * speed * (end - start) / heartbeat - usage.ROUNDING) if of == number else 0
+                )
+                heard += [speed * start + beat * heartbeat / 3 for beat in range(1, beats)]
+            longest = max(longest, np.diff([*heard, speed * end_of_all]).max())
+        return longest
+
+    assert exact(1 + between * (slower - 1)) <= told + 1e-4
+    assert told <= slower * exact(1) + 2 * heartbeat / 3 + 1e-4
 
 
 def test_beats_of_many_workers_fit_their_bucket():

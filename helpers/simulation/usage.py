@@ -59,9 +59,9 @@ def table(trace: Trace, quotas: Quotas) -> pd.DataFrame:
     they were closest to what the bucket allows, its burst and what it gains meanwhile. Of the dispatch rate,
     the children that started in the busiest second. share: peak / limit.
 
-    What a trace does not tell: invocations that Lambda refuses and tokens that are sent anew, which are not
-    counted; and which invocations started an environment, for which each invocation of a run that starts cold
-    is taken to: that changes little, as the first ones do.
+    What a trace does not tell is not counted: invocations that Lambda refuses, tokens that are sent anew,
+    answers that are late or given up. Nor does it tell which invocations started an environment: in a run
+    that starts cold each is taken to, which changes little, as the first ones do.
     """
     found = dict(_uses(trace, quotas))
     rows = [(name, *found[name], found[name].share) for name in FIELDS if name in found]
