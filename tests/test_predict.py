@@ -213,6 +213,7 @@ def test_timeouts_do_not_make_a_run_look_shorter():
     assert (simulate(experiment).items["outcome"] == "succeeded").all()
     without = usage.lifted(AWS_US_EAST_1, "child dispatch rate")
     assert (simulate(experiment, without).items["outcome"] == "timed_out").any()
+    assert "timed_out" in str(predict(experiment, without, 1))
     shorter = simulate(unclocked(experiment), without).items["returned"].max()
     predicted = predict(experiment, repetitions=1)
     assert predicted.binding == "child dispatch rate"
@@ -431,6 +432,7 @@ def test_a_number_that_a_run_lacks_is_left_out():
     predicted = predict(Experiment(20, siphon_share=0), repetitions=2)
     assert "utilisation" not in predicted.numbers
     assert "utilisation" not in str(predicted)
+    assert "timed_out" not in str(predicted)
     assert predicted.timeouts.experiment.heartbeat_seconds is None
 
 
@@ -481,6 +483,8 @@ def test_lost_attempts_and_lanes_that_are_not_there_tell_nothing():
     base = Experiment(5, direct_seconds=0.3)
     found = fitted(base, replace(trace, attempts=lost))
     assert found == replace(base, limited_seconds=empirical([1.0] * 15))
+    late = lost.assign(outcome=lost["outcome"].replace("succeeded", "late"))
+    assert fitted(base, replace(trace, attempts=late)) == found
     with pytest.raises(TraceError, match="no attempt ended"):
         fitted(base, replace(trace, attempts=lost[:5]))
 

@@ -373,14 +373,14 @@ def test_ladders_are_no_wider_than_the_work_and_hold_the_limits():
 def test_items_that_time_out_are_no_way_to_be_fast():
     """With a timeout that is given, settings in which tasks run out of time are not allowed."""
     base = replace(BASE, siphon_share=1, limited_seconds=2.0, consumer="fleet")
-    values = {"map_concurrency": [40], "batch_size": [1], "task_timeout_seconds": [13]}
-    result = found("usd", values=values, base=base)
-    slow = result.rows[result.rows["worker_concurrency"] == 2]
-    assert (slow["timed_out"] > 0).all()
-    assert (slow["makespan"] < 20).all()
-    assert result.recommendation.experiment.worker_concurrency > 4
-    allowed = found("usd", "timed_out<=40 and peak_workers<=2", values, base)
-    assert allowed.recommendation.experiment.worker_concurrency == 2
+    values = {"map_concurrency": [12, 40], "worker_concurrency": [12], "task_timeout_seconds": [5]}
+    result = found("makespan", values=values, base=base)
+    assert result.recommendation.experiment.map_concurrency == 12
+    wide = result.rows[result.rows["map_concurrency"] == 40]
+    assert (wide["timed_out"] > 0).all()
+    assert (wide["makespan"] < result.rows[result.rows["map_concurrency"] == 12]["makespan"].min()).all()
+    allowed = found("makespan", "timed_out<=40", values, base)
+    assert allowed.recommendation.experiment.map_concurrency == 40
 
 
 def test_a_setting_that_breaks_a_limit_when_repeated_is_not_taken(monkeypatch):
