@@ -9,7 +9,7 @@ Floats = npt.NDArray[np.float64]
 
 @numba.njit(cache=True, nogil=True)
 def merge(start: Floats, end: Floats, time: Floats, count: npt.NDArray[np.int64]) -> int:
-    """Fill in the steps, as `metrics.steps` has them, of sorted starts and ends; return how many there are."""
+    """Fill in the steps of sorted starts and ends, as `metrics.steps` has them; return how many they are."""
     i = j = size = 0
     while i < len(start) or j < len(end):
         if j < len(end) and (i == len(start) or end[j] <= start[i]):
