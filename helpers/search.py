@@ -174,7 +174,7 @@ class _Runs:
         with contextlib.suppress(SweepError):
             return self.places[tune.recommend(self.table, objective, limits).setting]
         rows = self.table
-        beyond = sum((_beyond(rows[name], sign, bound) for name, sign, bound in tune.bounds(limits)))
+        beyond = sum(_beyond(rows[name], sign, bound) for name, sign, bound in tune.bounds(limits))
         nearest = rows.assign(beyond=beyond).sort_values(["beyond", objective]).iloc[0]
         return self.places[int(nearest["setting"])]
 
@@ -212,12 +212,9 @@ def _spread(size: int) -> list[int]:
 
 def _beyond(values: "pd.Series[Any]", sign: str, bound: float) -> "pd.Series[Any]":
     """By how much of the bound each value breaks it."""
-    over = pd.to_numeric(values).fillna(math.inf) - bound
-    if sign.startswith(">"):
-        over = -over
-    elif sign == "==":
-        over = over.abs()
-    return over.clip(lower=0) / (abs(bound) or 1.0)
+    numbers = pd.to_numeric(values)
+    beyond = (numbers - bound).abs().fillna(math.inf) / (abs(bound) or 1.0)
+    return beyond.mask(tune.SIGNS[sign](numbers, bound), 0.0)
 
 
 def _agree(limits: str) -> None:
