@@ -6,11 +6,10 @@ from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from helpers import metrics
 from helpers.experiment import DIRECT_ATTEMPTS
-from helpers.trace import ITEM_TIMES, Trace
+from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, LANES, OUTCOMES, Trace
 
 __all__ = ["LAWS", "LawBroken", "attempts", "conservation", "limits", "little", "order", "verify"]
 
@@ -69,19 +68,20 @@ def limits(trace: Trace) -> None:
     Overlaps no longer than trace.clock_seconds do not count: they may be two clocks that disagree. Nor do
     lost attempts, whose end nobody saw.
     """
-    items, tries = trace.items, trace.attempts.dropna(subset="end")
-    children = items.rename(columns={"arrival": "start", "returned": "end"})
-    workers = tries[tries["item"].isin(items["item"][items["lane"] == "limited"])]
-    for name, limit, rows in (
+    items, tries = trace.items, trace.attempts
+    lane = np.append(items["lane"].array.codes, -1)[trace.rows(tries["item"])]
+    seen = (lane == LANES.index("limited")) & tries["end"].notna().to_numpy()
+    children = (items[name].to_numpy() for name in ("item", "arrival", "returned"))
+    workers = (tries[name].to_numpy()[seen] for name in ("item", "start", "end"))
+    for name, limit, (item, start, end) in (
         ("map_concurrency", trace.experiment.map_limit, children),
         ("worker_concurrency", trace.experiment.worker_concurrency, workers),
     ):
-        time, count = metrics.steps(rows["start"], rows["end"] - trace.clock_seconds)
+        time, count = metrics.steps(start, end - trace.clock_seconds)
         if (count > limit).any():
             first = int(np.argmax(count > limit))
-            item = int(rows["item"][rows["start"] == time[first]].iloc[-1])
             what = f"it makes {count[first]} at once, but {name} allows {limit}"
-            raise LawBroken("limits", item, float(time[first]), what)
+            raise LawBroken("limits", int(item[start == time[first]][-1]), float(time[first]), what)
 
 
 def order(trace: Trace) -> None:
@@ -90,30 +90,32 @@ def order(trace: Trace) -> None:
     To within trace.clock_seconds. A time may be missing only where the outcome explains it. The attempt of a
     task that timed out may end after the task has returned.
     """
-    items = trace.items
-    for outcome, may_lack in _MAY_LACK.items():
-        own = items[items["outcome"] == outcome]
+    item, outcome = trace.items["item"].to_numpy(), trace.items["outcome"].array.codes
+    times = {column: trace.items[column].to_numpy() for column in ITEM_TIMES}
+    for name, may_lack in _MAY_LACK.items():
+        own = np.flatnonzero(outcome == OUTCOMES.index(name))
         for column in ITEM_TIMES:
-            missing = own[own[column].isna()]
+            missing = own[np.isnan(times[column][own])]
             if len(missing) and column not in may_lack:
-                row = missing.iloc[0]
-                raise LawBroken("order", int(row["item"]), _last(row), f"it is {outcome} without {column}")
-    latest = items["arrival"].to_numpy()
+                at = int(missing[0])
+                last = np.fmax.reduce([time[at] for time in times.values()])
+                raise LawBroken("order", int(item[at]), _moment(last), f"it is {name} without {column}")
+    latest = times["arrival"]
     for column in ITEM_TIMES[1:]:
-        time = items[column].to_numpy()
+        time = times[column]
         early = time < latest - trace.clock_seconds
         if column == "returned":
-            early &= (items["outcome"] != "timed_out").to_numpy()
+            early &= outcome != OUTCOMES.index("timed_out")
         if early.any():
             at = int(np.argmax(early))
             what = f"{column} is {latest[at] - time[at]:.6f} s before the time that it follows"
-            raise LawBroken("order", int(items["item"][at]), float(time[at]), what)
+            raise LawBroken("order", int(item[at]), float(time[at]), what)
         latest = np.fmax(latest, time)
-    misplaced = (items["item"] != np.arange(len(items))).to_numpy()
+    misplaced = item != np.arange(len(item))
     if misplaced.any():
         at = int(np.argmax(misplaced))
         what = f"its result came back in place {at}"
-        raise LawBroken("order", int(items["item"][at]), float(items["returned"][at]), what)
+        raise LawBroken("order", int(item[at]), float(times["returned"][at]), what)
 
 
 def attempts(trace: Trace) -> None:
@@ -125,45 +127,47 @@ def attempts(trace: Trace) -> None:
     A succeeded item has exactly one succeeded attempt, the one whose times it has; any other item has none.
     Every attempt has a start, and an end after it unless it was lost.
     """
-    items, tries = trace.items.set_index("item"), trace.attempts.sort_values(["item", "attempt"])
-    clock = trace.clock_seconds
+    items, tries, clock = trace.items, trace.attempts, trace.clock_seconds
+    order = np.lexsort((tries["attempt"], tries["item"]))
+    item, attempt, start, end = (
+        tries[name].to_numpy()[order] for name in ("item", "attempt", "start", "end")
+    )
+    how = tries["outcome"].array.codes[order]
+    row = trace.rows(item)
 
-    def refuse(bad: npt.ArrayLike, what: str) -> None:
-        if np.any(bad):
-            row = tries[np.asarray(bad)].iloc[0]
-            what = f"attempt {row['attempt']} {what}"
-            raise LawBroken("attempts", int(row["item"]), _moment(row["start"]), what)
+    def refuse(bad: npt.NDArray[np.bool_], what: str) -> None:
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise LawBroken("attempts", int(item[at]), _moment(start[at]), f"attempt {attempt[at]} {what}")
 
-    refuse(~tries["item"].isin(items.index), "belongs to no item of the experiment")
-    refuse(tries["start"].isna(), "has no start")
-    refuse(tries["end"].isna() != (tries["outcome"] == "lost"), "must lack its end just if it was lost")
-    refuse(tries["end"] < tries["start"] - clock, "ends before it starts")
-    limited = tries["item"].map(items["lane"]) == "limited"
-    beyond = tries["attempt"] > trace.experiment.most_attempts(limited)
+    refuse(row < 0, "belongs to no item of the experiment")
+    refuse(np.isnan(start), "has no start")
+    lost = how == ATTEMPT_OUTCOMES.index("lost")
+    refuse(np.isnan(end) != lost, "must lack its end just if it was lost")
+    refuse(end < start - clock, "ends before it starts")
+    limited = (items["lane"] == "limited").to_numpy()[row]
+    beyond = attempt > trace.experiment.most_attempts(limited)
     refuse(limited & beyond, f"is beyond the {trace.experiment.most_attempts(True)} that its queue allows")
     refuse(beyond, f"is beyond the {DIRECT_ATTEMPTS} of its Retry")
-    number = tries.groupby("item").cumcount() + 1
-    refuse(tries["attempt"] != number, "is not the next number of its item")
-    succeeded = tries["outcome"] == "succeeded"
-    refuse(
-        succeeded & (tries["item"].map(items["outcome"]) != "succeeded"), "succeeded, but its item did not"
-    )
+    place = np.arange(len(item))
+    first = np.maximum.accumulate(np.where(item != np.append(-1, item)[:-1], place, 0))
+    refuse(attempt != place - first + 1, "is not the next number of its item")
+    succeeded, done = how == ATTEMPT_OUTCOMES.index("succeeded"), (items["outcome"] == "succeeded").to_numpy()
+    refuse(succeeded & ~done[row], "succeeded, but its item did not")
     off = np.maximum(
-        (tries["start"] - tries["item"].map(items["service_start"])).abs(),
-        (tries["end"] - tries["item"].map(items["service_end"])).abs(),
+        abs(start - items["service_start"].to_numpy()[row]), abs(end - items["service_end"].to_numpy()[row])
     )
     refuse(succeeded & (off > clock), f"succeeded, but not at the service times of its item, to {clock} s")
 
-    counted = tries.groupby("item").size().reindex(items.index, fill_value=0)
-    answers = tries[succeeded].groupby("item").size().reindex(items.index, fill_value=0)
+    counted, answers = (np.bincount(rows, minlength=len(items)) for rows in (row, row[succeeded]))
     for bad, found, wanted in (
-        (items["attempts"] != counted, counted, "attempts, not as many as it counts"),
-        ((items["outcome"] == "succeeded") & (answers != 1), answers, "succeeded attempts instead of one"),
+        (items["attempts"].to_numpy() != counted, counted, "attempts, not as many as it counts"),
+        (done & (answers != 1), answers, "succeeded attempts instead of one"),
     ):
         if bad.any():
-            row = items[bad].iloc[0]
-            what = f"it has {found[bad].iloc[0]} {wanted}"
-            raise LawBroken("attempts", int(items.index[bad][0]), _moment(row["returned"]), what)
+            at = int(np.argmax(bad))
+            moment = _moment(items["returned"].iloc[at])
+            raise LawBroken("attempts", int(items["item"].iloc[at]), moment, f"it has {found[at]} {wanted}")
 
 
 def little(trace: Trace) -> None:
@@ -176,13 +180,15 @@ def little(trace: Trace) -> None:
     whole: until then the queue also counts those of it that are done, on average less than half of them.
     """
     time, count = metrics.concurrency(trace)
-    present = float(np.dot(np.diff(time), count[:-1]))
+    present = float((np.diff(time) * count[:-1]).sum())
     items = trace.items
     sojourns = float(np.maximum(items["returned"] - items["arrival"], 0.0).sum())
     if not math.isclose(present, sojourns, rel_tol=1e-9, abs_tol=1e-9):
         what = f"children were present for {present} s in all, but their sojourn times sum to {sojourns} s"
         raise LawBroken("little", None, None, what)
 
+    if len(trace.samples) < FEWEST_SAMPLES:
+        return
     time, count = metrics.queue_depth(trace)
     if not len(time):
         return
@@ -204,10 +210,6 @@ def little(trace: Trace) -> None:
 
 def _moment(time: float) -> float | None:
     return float(time) if math.isfinite(time) else None
-
-
-def _last(row: "pd.Series[float]") -> float | None:
-    return _moment(row[ITEM_TIMES].max())
 
 
 LAWS: Mapping[str, Callable[[Trace], None]] = MappingProxyType(

@@ -1,17 +1,15 @@
 """What a Trace says in numbers: counts over time, exact, and one summary of the run."""
 
 import math
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from helpers.errors import TraceError
 from helpers.experiment import Experiment
-from helpers.trace import LANES, OUTCOMES, Trace
+from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, LANES, OUTCOMES, Trace
 
 __all__ = [
     "backlog",
@@ -26,6 +24,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Steps = tuple[Floats, npt.NDArray[np.int64]]
+Codes = npt.NDArray[np.int8]
 
 MANY = 200_000
 """Intervals from which compiled code counts them: numba takes a fifth of a second to import."""
@@ -80,7 +79,7 @@ def concurrency(trace: Trace, lane: str | None = None) -> Steps:
     if lane is None:
         return steps(trace.items["arrival"], trace.items["returned"])
     attempts = _attempts(trace, lane)
-    return steps(attempts["start"], attempts["end"])
+    return steps(attempts.start, attempts.end)
 
 
 def queue_depth(trace: Trace) -> Steps:
@@ -90,21 +89,14 @@ def queue_depth(trace: Trace) -> Steps:
     much longer. Of a batch, SQS counts it until the last of the batch ended. One whose task timed out and
     that no worker has taken off the queue since is there for good.
     """
-    messages = _messages(trace)
-    return steps(messages["enqueued"], messages["gone"])
+    messages = _messages(trace, _attempts(trace, "limited"))
+    return steps(messages.enqueued, messages.gone)
 
 
 def backlog(trace: Trace) -> Steps:
     """Messages that wait: (time (s), count). In the queue as in `queue_depth`, and with no worker."""
-    messages = _messages(trace)
-    leaves = messages.assign(start=messages["gone"], end=messages["gone"])
-    visits = pd.concat([_attempts(trace, "limited"), leaves])[["item", "start", "end"]]
-    visits = visits.sort_values(["item", "start"], kind="stable")
-    # A message waits until each visit from the latest end of those before it: deliveries may overlap.
-    waits_from = visits.groupby("item")["end"].cummax().groupby(visits["item"]).shift()
-    waits_from = waits_from.fillna(visits["item"].map(messages.set_index("item")["enqueued"]))
-    waits = ~(visits["start"] <= waits_from)
-    return steps(waits_from[waits], visits["start"][waits])
+    attempts = _attempts(trace, "limited")
+    return _backlog(_messages(trace, attempts), attempts)
 
 
 def ideal_makespan(experiment: Experiment) -> float:
@@ -115,7 +107,7 @@ def ideal_makespan(experiment: Experiment) -> float:
     full service time, up to max_receive_count attempts of a limited item and five of a direct one.
     Source: the load and longest-job bounds of Graham, "Bounds on Multiprocessing Timing Anomalies", 1969.
     """
-    return max(_fluid_bounds(experiment, timed_out=[]).values())
+    return max(_fluid_bounds(experiment).values())
 
 
 def saturation(trace: Trace) -> dict[str, float]:
@@ -124,8 +116,9 @@ def saturation(trace: Trace) -> dict[str, float]:
     "worker limit": messages waited, and these workers were busy. "engine": messages waited though a worker
     was idle, which is the time that handing one over takes ("batch size" in batches: they waited behind
     others of their batch). "redelivery": the only messages that waited were hidden after a failed attempt.
-    "map concurrency": items had not started, and these children were under way; also workers where fewer
-    children than workers may be under way. "dispatch rate": items had not started though there was room.
+    "map concurrency": items had arrived and not started, and these children were under way; also workers
+    where fewer children than workers may be under way. "dispatch rate": items had arrived and not started
+    though there was room.
     "task time": nothing waited. Where messages wait and items have not started, the limit with more planned
     work to get through counts. Raises TraceError for a trace in which no item returned.
     """
@@ -133,17 +126,27 @@ def saturation(trace: Trace) -> dict[str, float]:
     end = items["returned"].max()
     if not end > 0:
         raise TraceError("no item returned: nothing tells what held the run back; let the run end")
-    starts = steps(items["arrival"], np.full(len(items), np.nan))
-    counted = [backlog(trace), _hidden(trace), concurrency(trace, "limited"), starts, concurrency(trace)]
+    attempts, arrivals = _attempts(trace, "limited"), experiment.arrivals()
+    # All are there at the start, unless they arrive one by one.
+    due = np.zeros(len(items)) if arrivals is None else arrivals[items["item"].clip(0, len(arrivals) - 1)]
+    never = np.full(len(items), np.nan)
+    counted = [
+        _backlog(_messages(trace, attempts), attempts),
+        _hidden(attempts, experiment),
+        steps(attempts.start, attempts.end),
+        steps(due, never),
+        steps(items["arrival"], never),
+        concurrency(trace),
+    ]
     moments = np.unique(np.concatenate([[0.0, end], *(time for time, _ in counted)]))
     moments = moments[(moments >= 0) & (moments <= end)]
     seconds = np.diff(moments)
-    waiting, hidden, busy, started, children = (count_at(counts, moments[:-1]) for counts in counted)
+    waiting, hidden, busy, arrived, started, children = (_spread(counts, moments)[:-1] for counts in counted)
     worker_limit = min(experiment.worker_concurrency, experiment.map_limit)
     limit = "worker limit" if experiment.worker_concurrency <= experiment.map_limit else "map concurrency"
     idle = "batch size" if experiment.batch_size > 1 else "engine"
-    loads = _loads(_work(experiment.plan(), experiment), experiment)
-    unstarted = started < len(items)
+    loads = _loads(_work(experiment), experiment)
+    unstarted = started < arrived
     queued = (waiting > hidden) & ~(unstarted & (loads["all"] > loads["limited"]))
     unstarted &= ~queued
     shares = dict.fromkeys(
@@ -174,48 +177,54 @@ def summary(trace: Trace) -> dict[str, Any]:
     last returned; without the peaks and the utilisation.
     Items that timed out are no part of the ideal makespan: nobody had to finish their work.
     """
-    items = trace.items
-    bounds = _fluid_bounds(trace.experiment, items["item"][items["outcome"] == "timed_out"])
+    items, attempts = trace.items, _attempts(trace, "limited")
+    arrival, enqueued, start, end, returned = (items[name].to_numpy() for name in ITEM_TIMES)
+    times = {"waiting": start - enqueued, "service": end - start, "sojourn": returned - arrival}
+    outcome, lane = items["outcome"].array.codes, items["lane"].array.codes
+    late = items["item"].to_numpy()[outcome == OUTCOMES.index("timed_out")]
+    bounds = _fluid_bounds(trace.experiment, late)
+    depth = steps(*_messages(trace, attempts)[1:3])
     lanes = {}
-    for lane in LANES:
-        own = items[items["lane"] == lane]
-        if len(own):
-            lanes[lane] = _describe(own, own["returned"].max() - own["arrival"].min(), bounds[lane])
+    for number, name in enumerate(LANES):
+        own = lane == number
+        if own.any():
+            span = np.fmax.reduce(returned[own]) - np.fmin.reduce(arrival[own])
+            own_times = {time: values[own] for time, values in times.items()}
+            lanes[name] = _describe(outcome[own], own_times, span, bounds[name])
     return {
-        **_describe(items, items["returned"].max(), max(bounds.values())),
+        **_describe(outcome, times, items["returned"].max(), max(bounds.values())),
         "peak_map": _peak(concurrency(trace)),
-        "peak_workers": _peak(concurrency(trace, "limited")),
-        "utilisation": _utilisation(trace),
+        "peak_workers": _peak(steps(attempts.start, attempts.end)),
+        "utilisation": _utilisation(attempts, depth, trace.experiment),
         "lanes": lanes,
     }
 
 
-def _describe(items: pd.DataFrame, makespan: float, ideal: float) -> dict[str, Any]:
-    outcomes = items["outcome"].value_counts()
-    times = {
-        "waiting": items["service_start"] - items["enqueued"],
-        "service": items["service_end"] - items["service_start"],
-        "sojourn": items["returned"] - items["arrival"],
-    }
+def _describe(outcome: Codes, times: dict[str, Floats], makespan: float, ideal: float) -> dict[str, Any]:
+    items = len(outcome)
+    counts = np.bincount(outcome, minlength=len(OUTCOMES)).tolist()
     described: dict[str, Any] = {
-        "items": len(items),
-        **{outcome: int(outcomes.get(outcome, 0)) for outcome in OUTCOMES},
+        "items": items,
+        **dict(zip(OUTCOMES, counts, strict=True)),
         "makespan": _number(makespan),
-        "throughput": _ratio(len(items), makespan),
+        "throughput": _ratio(items, makespan),
         "ideal_makespan": ideal,
         "efficiency": _ratio(ideal, makespan),
     }
+    percents = (50, 95, 99)
     for name, values in times.items():
-        for percent in (50, 95, 99):
-            described[f"p{percent}_{name}"] = _number(float(values.quantile(percent / 100)))
-        described[f"mean_{name}"] = _number(values.mean())
+        known = values[~np.isnan(values)]
+        # Sorting first is fast, and numpy then has little to do for each percentile.
+        found = np.percentile(np.sort(known), percents).tolist() if len(known) else [math.nan] * 3
+        for percent, value in zip(percents, found, strict=True):
+            described[f"p{percent}_{name}"] = _number(value)
+        described[f"mean_{name}"] = _number(known.mean()) if len(known) else None
     return described
 
 
-def _fluid_bounds(experiment: Experiment, timed_out: Iterable[int]) -> dict[str, float]:
-    plan = experiment.plan()
-    plan = plan[~plan["item"].isin(list(timed_out))]
-    work = _work(plan, experiment)
+def _fluid_bounds(experiment: Experiment, without: npt.ArrayLike = ()) -> dict[str, float]:
+    """The bounds of each lane and of all, but for the work of some items."""
+    work = _work(experiment, without)
     return {
         name: max(load, float(work[name].max(initial=0.0))) for name, load in _loads(work, experiment).items()
     }
@@ -232,54 +241,114 @@ def _loads(work: dict[str, Floats], experiment: Experiment) -> dict[str, float]:
     return {name: float(own.sum()) / at_once[name] for name, own in work.items()}
 
 
-def _work(plan: pd.DataFrame, experiment: Experiment) -> dict[str, Floats]:
-    """Planned seconds of service of each item, failing attempts included."""
+def _work(experiment: Experiment, without: npt.ArrayLike = ()) -> dict[str, Floats]:
+    """Planned seconds of service of each item but some, failing attempts included."""
+    plan, left_out = experiment.plan(), np.asarray(without, np.int64)
     limited = (plan["lane"] == "limited").to_numpy()
-    attempts = np.minimum(plan["failures"] + 1, experiment.most_attempts(limited))
-    work: Floats = (plan["task_seconds"] * attempts).to_numpy()
+    attempts = np.minimum(plan["failures"].to_numpy() + 1, experiment.most_attempts(limited))
+    work = plan["task_seconds"].to_numpy() * attempts
+    if len(left_out):
+        kept = np.ones(len(plan), np.bool_)
+        kept[left_out[(left_out >= 0) & (left_out < len(plan))]] = False
+        work, limited = work[kept], limited[kept]
     return {"direct": work[~limited], "limited": work[limited], "all": work}
 
 
-def _attempts(trace: Trace, lane: str) -> pd.DataFrame:
+class _Attempts(NamedTuple):
+    """Attempts of a lane: the row of their item, start and end (s), the code of their outcome."""
+
+    row: npt.NDArray[np.int64]
+    start: Floats
+    end: Floats
+    outcome: Codes
+
+
+class _Messages(NamedTuple):
+    """Messages of the limited lane: the row of their item, and when each (s, NaN if never) was sent, when it
+    left the queue, and when the last of its attempts ended."""
+
+    row: npt.NDArray[np.int64]
+    enqueued: Floats
+    gone: Floats
+    served: Floats
+
+
+def _attempts(trace: Trace, lane: str) -> _Attempts:
     """The attempts of a lane, each with an end."""
     if lane not in LANES:
         raise TraceError(f"lane={lane!r}: the lanes are {LANES}; give one of them, or None for the map.")
-    items = trace.items[trace.items["lane"] == lane].set_index("item")
-    attempts = trace.attempts[trace.attempts["item"].isin(items.index)]
-    latest = attempts["start"] + trace.experiment.function_timeout_seconds
-    returned = attempts["item"].map(items["returned"])
-    lost = np.maximum(attempts["start"], np.fmin(latest, returned))
-    return attempts.assign(end=attempts["end"].where(attempts["end"].notna(), lost))
+    row = trace.rows(trace.attempts["item"])
+    lanes = np.append(trace.items["lane"].array.codes, -1)  # the last for an attempt whose item is not there
+    own = np.flatnonzero(lanes[row] == LANES.index(lane))
+    row, start, end = row[own], *(trace.attempts[name].to_numpy()[own] for name in ("start", "end"))
+    lost = np.flatnonzero(np.isnan(end))
+    latest = start[lost] + trace.experiment.function_timeout_seconds
+    end[lost] = np.maximum(start[lost], np.fmin(latest, trace.items["returned"].to_numpy()[row[lost]]))
+    return _Attempts(row, start, end, trace.attempts["outcome"].array.codes[own])
 
 
-def _messages(trace: Trace) -> pd.DataFrame:
-    """item, enqueued and gone (s, NaN if never) of each message of the limited lane."""
-    items = trace.items[trace.items["lane"] == "limited"].set_index("item")
-    attempts = _attempts(trace, "limited").sort_values("end", kind="stable")
-    last = attempts.groupby("item")[["end", "outcome"]].last().reindex(items.index)
+def _messages(trace: Trace, attempts: _Attempts) -> _Messages:
+    items = trace.items
+    served = np.full(len(items), np.nan)
+    np.fmax.at(served, attempts.row, attempts.end)
     # The message of a task that timed out is deleted by a late worker, or leaves as a dead letter, or stays.
-    stays = (items["outcome"] == "timed_out") & (items["attempts"] < trace.experiment.max_receive_count)
-    gone = last["end"].mask(stays & (last["outcome"] != "late"))
-    return items[["enqueued"]].assign(gone=gone).reset_index()
+    most = trace.experiment.most_attempts(True)
+    stays = (items["outcome"] == "timed_out").to_numpy() & (items["attempts"] < most).to_numpy()
+    last = attempts.end == served[attempts.row]
+    stays[attempts.row[last & (attempts.outcome == ATTEMPT_OUTCOMES.index("late"))]] = False
+    row = np.flatnonzero(items["lane"] == "limited")
+    gone = np.where(stays, np.nan, served)
+    return _Messages(row, items["enqueued"].to_numpy()[row], gone[row], served[row])
 
 
-def _hidden(trace: Trace) -> Steps:
+def _backlog(messages: _Messages, attempts: _Attempts) -> Steps:
+    enqueued = np.full(messages.row.max(initial=-1) + 1, np.nan)
+    enqueued[messages.row] = messages.enqueued
+    order, again = _in_turn(attempts)
+    start, end = attempts.start[order], attempts.end[order]
+    # A message waits until each attempt from the latest end of those before it: deliveries may overlap.
+    while (later := again & (end < np.roll(end, 1))).any():
+        end = np.where(later, np.roll(end, 1), end)
+    since = np.where(again, np.roll(end, 1), enqueued[attempts.row[order]])
+    waits = ~(start <= since)
+    stays = np.isnan(messages.gone)
+    after = np.where(np.isnan(messages.served), messages.enqueued, messages.served)[stays]
+    for_good = np.full(len(after), np.nan)
+    return steps(np.concatenate([since[waits], after]), np.concatenate([start[waits], for_good]))
+
+
+def _in_turn(attempts: _Attempts) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The order item by item, of one item by start, and there: whether each is not the first of its item."""
+    order = np.lexsort((attempts.start, attempts.row))
+    row = attempts.row[order]
+    return order, row == np.append(-1, row)[:-1]
+
+
+def _hidden(attempts: _Attempts, experiment: Experiment) -> Steps:
     """Messages that no worker can get because an attempt failed: hidden until their redelivery."""
-    attempts = _attempts(trace, "limited").sort_values(["item", "start"], kind="stable")
-    again = attempts.groupby("item")["start"].shift(-1)
-    due = attempts["end"] + trace.experiment.redelivery_seconds
+    order, again = _in_turn(attempts)
+    first, second = order[:-1][again[1:]], order[1:][again[1:]]
+    end, outcome, following = attempts.end[first], attempts.outcome[first], attempts.start[second]
+    due = end + experiment.redelivery_seconds
+    failed, lost = (outcome == ATTEMPT_OUTCOMES.index(name) for name in ("failed", "lost"))
     # Nobody shortens the visibility timeout of a lost attempt: it is hidden for all that time.
-    until = again.mask((attempts["outcome"] == "failed") & (due < again), due)
-    failed = again.notna() & attempts["outcome"].isin(["failed", "lost"])
-    return steps(attempts["end"][failed], until[failed])
+    until = np.where(failed & (due < following), due, following)
+    hidden = (failed | lost) & ~np.isnan(following)
+    return steps(end[hidden], until[hidden])
 
 
-def _utilisation(trace: Trace) -> float | None:
-    attempts = _attempts(trace, "limited")
-    time, count = queue_depth(trace)
+def _spread(counted: Steps, moments: Floats) -> npt.NDArray[np.int64]:
+    """The count from each of these ascending moments (s) on; all of its steps are among them or beyond."""
+    time, count = counted
+    place = np.searchsorted(moments, time)
+    return np.repeat(np.append(0, count), np.diff(place, prepend=0, append=len(moments)))
+
+
+def _utilisation(attempts: _Attempts, depth: Steps, experiment: Experiment) -> float | None:
+    time, count = depth
     with_work = float(np.diff(time)[count[:-1] > 0].sum())
-    busy = float((attempts["end"] - attempts["start"]).sum())
-    return _ratio(busy, trace.experiment.worker_concurrency * with_work)
+    busy = float(np.nansum(attempts.end - attempts.start))
+    return _ratio(busy, experiment.worker_concurrency * with_work)
 
 
 def _peak(counted: Steps) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from helpers.errors import LabError, TraceError
@@ -93,6 +94,15 @@ class Trace:
             raise TraceError(
                 f"clock_seconds={self.clock_seconds!r}: it must be finite and >= 0; give seconds."
             )
+
+    def rows(self, item: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """The row in `items` of each of these items (the first of several), -1 where there is none."""
+        known, wanted = self.items["item"].to_numpy(), np.asarray(item, np.int64)
+        if np.array_equal(known, np.arange(len(known))):
+            return np.where((wanted >= 0) & (wanted < len(known)), wanted, -1)
+        unique, first = np.unique(known, return_index=True)
+        place = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
+        return np.where(unique[place] == wanted, first[place], -1)
 
     def save(self, path: str | Path) -> Path:
         """Write the trace as one Parquet file and return its path; a file is there whole or not at all.

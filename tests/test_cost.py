@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import experiments, make_trace
 
-from helpers import cost
+from helpers import cost, live
 from helpers.errors import LabError
 from helpers.experiment import Experiment
 
@@ -78,6 +78,17 @@ def test_the_workflows_own_example():
     assert 3 * limited * 0.0000004 == pytest.approx(sqs)
     time = lines["Lambda"][["direct lane, time", "limited lane, time"]].sum()
     assert (direct * 0.05 + limited * 0.5) * 0.25 * 0.0000133334 == pytest.approx(time)
+
+
+@pytest.mark.parametrize("items", [2_300, 2_301, 3_000, 3_200, 3_500, 4_000, 4_001])
+@pytest.mark.parametrize("seconds", [0.0, 123_456.123456])
+def test_items_that_fit_into_the_input_are_one_transition_more(items, seconds):
+    """A state of their own saves them; where their text is too long they are saved before."""
+    share = float(seconds > 0)
+    experiment = Experiment(items, siphon_share=share, direct_seconds=seconds, limited_seconds=seconds)
+    table = cost.estimate(experiment).set_index("item")
+    fits = live.fits_input(live.items_text(experiment))
+    assert table["quantity"]["parent execution"] == 6 + fits
 
 
 def test_retry_is_a_transition_and_redelivery_is_not():
@@ -211,6 +222,16 @@ def test_an_attempt_is_billed_by_the_millisecond(end, billed_seconds):
     trace = replace(trace, attempts=trace.attempts.assign(start=0.2, end=end))
     quantity = cost.of(trace).set_index("item")["quantity"]
     assert billed_seconds * 0.25 == pytest.approx(quantity["direct lane, time"])
+
+
+def test_an_attempt_of_clocks_that_disagree_or_of_no_item_costs_no_less():
+    """One that ends before its start took no time; what no item of the plan explains is a direct call."""
+    trace = make_trace(Experiment(items=2, siphon_share=1, limited_seconds=1.0))
+    attempts = trace.attempts.assign(item=[7, 1], start=[0.0, 1.0], end=[1.0, 0.9])
+    quantity = cost.of(replace(trace, attempts=attempts)).set_index("item")["quantity"]
+    assert quantity["direct lane, time"] == 0.25
+    assert quantity["limited lane"] == 1
+    assert "limited lane, time" not in quantity
 
 
 def test_saved_items_are_one_more_transition():

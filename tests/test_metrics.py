@@ -13,7 +13,7 @@ from synthetic import experiments, make_trace
 from helpers import metrics
 from helpers.errors import TraceError
 from helpers.experiment import Experiment, empirical
-from helpers.trace import Trace
+from helpers.trace import ITEM_TIMES, Trace
 
 NAN = float("nan")
 # Few distinct moments, so that ends and starts often coincide.
@@ -208,6 +208,25 @@ def test_overlapping_deliveries_of_one_message_are_two_workers_but_no_wait():
     assert expected == points(metrics.concurrency(trace, "limited"))
 
 
+def test_a_message_waits_from_the_latest_end_of_its_deliveries():
+    """Also where one that began later ended sooner, of whichever message that is in the table."""
+    trace = trace_of(
+        [
+            ("limited", 0.0, 0.0, 8.0, 9.0, 9.0, "succeeded"),
+            ("limited", 0.0, 0.5, 1.0, 9.0, 9.0, "succeeded"),
+        ],
+        [
+            (1, 1.0, 9.0, "succeeded"),
+            (0, 8.0, 9.0, "succeeded"),
+            (0, 1.0, 6.0, "failed"),
+            (0, 2.0, 3.0, "failed"),
+            (0, 3.0, 4.0, "failed"),
+        ],
+    )
+    expected = [(0.0, 1), (0.5, 2), (1.0, 0), (6.0, 1), (8.0, 0)]
+    assert expected == points(metrics.backlog(trace))
+
+
 @given(experiments)
 def test_the_queue_holds_what_waits_and_what_is_served(experiment):
     """backlog + workers = queue_depth at every moment, where no delivery overlaps another of its message."""
@@ -373,6 +392,20 @@ def test_saturation_names_what_binds(settings, expected):
     assert name == expected, shares
 
 
+@pytest.mark.parametrize(("outcome", "hidden"), [("failed", 2), ("lost", 5)])
+def test_saturation_tells_hidden_messages_from_waiting_ones(outcome, hidden):
+    """After a failure a message is hidden for redelivery_seconds, then it waits; a lost one stays hidden."""
+    trace = trace_of(
+        [("limited", 0.0, 0.0, 6.0, 7.0, 7.0, "succeeded")],
+        [(0, 0.0, 1.0 if outcome == "failed" else NAN, outcome), (0, 6.0, 7.0, "succeeded")],
+        redelivery_seconds=2,
+        function_timeout_seconds=1,
+    )
+    shares = {name: share * 7 for name, share in metrics.saturation(trace).items() if share}
+    expected = {"redelivery": hidden, "engine": 5 - hidden, "task time": 2}
+    assert shares == pytest.approx({name: seconds for name, seconds in expected.items() if seconds})
+
+
 def slowed(trace, **shift):
     """The trace with these columns of its items and the attempts moved by so many seconds."""
     items = trace.items.assign(**{name: trace.items[name] + by for name, by in shift.items()})
@@ -405,6 +438,23 @@ def test_saturation_blames_dispatch_for_children_that_start_late():
         ),
     )
     assert metrics.saturation(late)["dispatch rate"] == pytest.approx(10 / 10.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("late", [0.0, 2.0])
+def test_saturation_blames_nobody_for_items_that_have_not_arrived(late):
+    """In an open system what has not arrived does not wait; what has, for a child of its own, does."""
+    ideal = make_trace(Experiment(50, siphon_share=0, direct_seconds=0.5))
+    experiment = dataclasses.replace(ideal.experiment, arrivals_per_second=0.1)
+    by = experiment.arrivals() + late
+    items = ideal.items.assign(**{name: ideal.items[name] + by for name in ITEM_TIMES})
+    attempts = ideal.attempts.assign(**{name: ideal.attempts[name] + by for name in ("start", "end")})
+    shares = metrics.saturation(
+        dataclasses.replace(ideal, experiment=experiment, items=items, attempts=attempts)
+    )
+    time, waiting = metrics.steps(by - late, by)
+    waited = np.diff(time)[waiting[:-1] > 0].sum()
+    assert shares["task time"] == pytest.approx(1 - waited / (by[-1] + 0.5))
+    assert shares["dispatch rate"] == pytest.approx(1 - shares["task time"], rel=0.01)
 
 
 def test_saturation_of_nothing_is_refused():

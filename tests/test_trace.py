@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from synthetic import experiments, make_trace
 
 from helpers.errors import TraceError
@@ -96,6 +97,18 @@ def test_other_categories_become_the_traces_own(lanes, ordered):
     actual = dataclasses.replace(trace, items=trace.items.assign(lane=lane), attempts=attempts)
     pd.testing.assert_frame_equal(trace.items, actual.items)
     pd.testing.assert_series_equal(worker, actual.attempts["worker"])
+
+
+@given(st.lists(st.integers(-3, 9), max_size=8), st.lists(st.integers(-5, 12), max_size=8))
+def test_items_are_found_by_their_rows(items, wanted):
+    """The first row of each, or -1: whatever their order, what is missing and what is there twice."""
+    columns = {**dict.fromkeys(small_trace().items, 0.0), "lane": "direct", "outcome": "failed"}
+    table = pd.DataFrame([columns | {"item": item} for item in items], columns=list(columns))
+    trace = dataclasses.replace(small_trace(), items=table)
+    expected = [items.index(item) if item in items else -1 for item in wanted]
+    assert expected == trace.rows(wanted).tolist()
+    in_order = dataclasses.replace(trace, items=table.assign(item=range(len(table))))
+    assert [item if 0 <= item < len(table) else -1 for item in wanted] == in_order.rows(wanted).tolist()
 
 
 def test_workers_may_be_numbered():
