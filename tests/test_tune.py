@@ -407,7 +407,7 @@ def test_a_setting_that_breaks_a_limit_when_repeated_is_not_taken(monkeypatch):
         ("peak_workers==3", 3),
         ("peak_workers>=3 and peak_workers<=3", 3),
         ("peak_workers>7 and peak_workers<9", 8),
-        ("peak_workers==8 and throughput>0.001", 8),
+        ("peak_workers==6 and p95_sojourn>0.0001", 6),
     ],
 )
 def test_what_is_allowed_only_between_coarse_values_is_found(limits, workers):
