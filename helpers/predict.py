@@ -27,8 +27,8 @@ __all__ = ["Prediction", "fitted", "predict"]
 
 HIT = 0.9
 """The share from which a quota may bind: a trace does not tell all that a quota counts."""
-MATERIAL = 0.01
-"""A quota without which the run would be shorter by less than this share does not bind."""
+MATERIAL = 0.05
+"""A quota without which the run would be shorter by less than this share does not bind, see `tune.NEAR`."""
 MEASURED = 1_000
 """Measured times that are kept of a lane: enough for every percentile of a prediction, and few to print."""
 SHOWN = {
