@@ -9,17 +9,22 @@ Floats = npt.NDArray[np.float64]
 
 @numba.njit(cache=True, nogil=True)
 def merge(start: Floats, end: Floats, time: Floats, count: npt.NDArray[np.int64]) -> int:
-    """Fill in the steps of sorted starts and ends, as `metrics.steps` has them; return how many they are."""
-    i = j = size = 0
-    while i < len(start) or j < len(end):
-        if j < len(end) and (i == len(start) or end[j] <= start[i]):
-            moment = end[j]
-            j += 1
-        else:
+    """Put the steps of sorted starts and ends at the end of time and count; return the place of the first.
+
+    As this begins with the last, `start` may be the beginning of `time`: new memory is slow.
+    """
+    i, j, at = len(start) - 1, len(end) - 1, len(time)
+    following = np.nan
+    while i >= 0 or j >= 0:
+        now = i - j
+        if j < 0 or (i >= 0 and start[i] > end[j]):
             moment = start[i]
-            i += 1
-        if size == 0 or time[size - 1] != moment:
-            size += 1
-        time[size - 1] = moment
-        count[size - 1] = i - j
-    return size
+            i -= 1
+        else:
+            moment = end[j]
+            j -= 1
+        if moment != following:
+            at -= 1
+            time[at], count[at] = moment, now
+            following = moment
+    return at

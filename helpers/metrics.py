@@ -37,10 +37,13 @@ def steps(starts: npt.ArrayLike, ends: npt.ArrayLike) -> Steps:
     (NaN) start leaves the interval out, a missing end leaves it open for good, and an end before its start,
     which only clocks that disagree can show, makes it empty.
     """
-    start = np.asarray(starts, np.float64)
+    starts = np.asarray(starts, np.float64)
+    time = np.empty(2 * len(starts))
+    start = time[: len(starts)]
+    start[:] = starts
     end = np.maximum(start, np.asarray(ends, np.float64))  # missing where either is
     if len(start) < MANY:
-        start, end = _sorted(start), _sorted(end)
+        start, end = _sort(start), _sort(end)
         both = np.concatenate([start, end])
         order = np.argsort(both, kind="stable")  # which merges two sorted halves in one pass
         time, count = both[order], np.cumsum(np.where(order < len(start), 1, -1))
@@ -49,17 +52,18 @@ def steps(starts: npt.ArrayLike, ends: npt.ArrayLike) -> Steps:
     from helpers.merging import merge
 
     with ThreadPoolExecutor(1) as pool:
-        ends_sorted = pool.submit(_sorted, end)
-        start, end = _sorted(start), ends_sorted.result()
-    time, count = np.empty(len(start) + len(end)), np.empty(len(start) + len(end), np.int64)
-    size = merge(start, end, time, count)
-    return time[:size], count[:size]
+        sorting = pool.submit(_sort, end)
+        start, end = _sort(start), sorting.result()
+    count = np.empty(len(time), np.int64)
+    first = merge(start, end, time, count)
+    return time[first:], count[first:]
 
 
-def _sorted(times: Floats) -> Floats:
-    """In ascending order, without those that are missing; what is in order already is not copied."""
-    ascending = times if (times[1:] >= times[:-1]).all() else np.sort(times)
-    return ascending[: np.searchsorted(ascending, np.nan)]
+def _sort(times: Floats) -> Floats:
+    """Put the times in ascending order; return those that are not missing."""
+    if not (times[1:] >= times[:-1]).all():
+        times.sort()
+    return times[: np.searchsorted(times, np.nan)]
 
 
 def count_at(counted: Steps, moments: Floats) -> npt.NDArray[np.int64]:

@@ -1,8 +1,9 @@
 """How fast a run of a million attempts is read: `python -m tests.benchmarks.reading`.
 
 The exact concurrency curve, percentiles, and the Pareto frontier, each by the lab, by staircase and by plain
-pandas as far as they offer it, in turn in one run; all answers must agree. Prints one JSON object: the best
-seconds of each, and how many times as long the others take.
+pandas as far as they offer it, in turn in one run; all answers must agree. Also the curve of ten million
+attempts, without staircase. Prints one JSON object: the best seconds of each, and how many times as long the
+others take.
 """
 
 import json
@@ -17,15 +18,21 @@ import staircase
 from helpers import Experiment, Trace, metrics, tune
 
 ATTEMPTS = 1_000_000
+MANY = 10_000_000
 REPETITIONS = 5
 
 
-def made_trace() -> Trace:
-    """A million items of the limited lane, arriving evenly, each waiting and served for random times."""
+def made_times(items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Arrivals, starts and ends (s) of 100 items a second, each waiting and served for random times."""
     random = np.random.default_rng(1)
-    arrival = np.sort(random.uniform(0, 10_000, ATTEMPTS))
-    start = arrival + random.exponential(30, ATTEMPTS)
-    end = start + random.lognormal(-1, 0.5, ATTEMPTS)
+    arrival = np.sort(random.uniform(0, items / 100, items))
+    start = arrival + random.exponential(30, items)
+    return arrival, start, start + random.lognormal(-1, 0.5, items)
+
+
+def made_trace() -> Trace:
+    """A million items of the limited lane with such times."""
+    arrival, start, end = made_times(ATTEMPTS)
     numbers = np.arange(ATTEMPTS)
     items = pd.DataFrame(
         {
@@ -105,6 +112,7 @@ def main() -> None:
     """Time every reader REPETITIONS times in turn, and hold their answers together."""
     trace = made_trace()
     attempts = trace.attempts
+    many = pd.DataFrame(dict(zip(("start", "end"), made_times(MANY)[1:], strict=True)), copy=False)
     random = np.random.default_rng(2)
     points = pd.DataFrame(random.lognormal(size=(ATTEMPTS, 2)), columns=["makespan", "usd"])
     readers = {
@@ -112,6 +120,10 @@ def main() -> None:
             "lab": lambda: metrics.concurrency(trace, "limited"),
             "staircase": lambda: by_staircase(attempts),
             "pandas": lambda: by_pandas(attempts),
+        },
+        "concurrency curve of many": {
+            "lab": lambda: metrics.steps(many["start"], many["end"]),
+            "pandas": lambda: by_pandas(many),
         },
         "percentiles and peaks": {
             "lab": lambda: numbers_by_lab(trace),
@@ -137,7 +149,13 @@ def main() -> None:
             for ours, theirs in zip(np.atleast_2d(by["lab"]), np.atleast_2d(answer), strict=True):
                 np.testing.assert_array_equal(ours, theirs, f"{what}: {who}")
     ratios = {what: {who: took / by["lab"] for who, took in by.items()} for what, by in seconds.items()}
-    report = {"attempts": ATTEMPTS, "seconds": seconds, "times the lab's": ratios, "cores": os.cpu_count()}
+    report = {
+        "attempts": ATTEMPTS,
+        "many": MANY,
+        "seconds": seconds,
+        "times the lab's": ratios,
+        "cores": os.cpu_count(),
+    }
     report["versions"] = {name: version(name) for name in ("numpy", "pandas", "staircase")}
     print(json.dumps(report, indent=1))
 
