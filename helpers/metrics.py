@@ -108,7 +108,7 @@ def ideal_makespan(experiment: Experiment) -> float:
 
     The largest of: planned service of the limited lane / worker_concurrency; planned service of all items /
     children at once (10,000 where map_concurrency is 0); the longest planned item. A failing attempt costs a
-    full service time, up to max_receive_count attempts of a limited item and five of a direct one.
+    full service time, up to as many attempts as `Experiment.most_attempts` allows.
     Source: the load and longest-job bounds of Graham, "Bounds on Multiprocessing Timing Anomalies", 1969.
     """
     return max(_fluid_bounds(experiment).values())
