@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from helpers import metrics
 from helpers.experiment import DIRECT_ATTEMPTS
-from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, LANES, OUTCOMES, Trace
+from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, OUTCOMES, Trace
 
 __all__ = ["LAWS", "LawBroken", "attempts", "conservation", "limits", "little", "order", "verify"]
 
@@ -69,8 +69,7 @@ def limits(trace: Trace) -> None:
     lost attempts, whose end nobody saw.
     """
     items, tries = trace.items, trace.attempts
-    lane = np.append(items["lane"].array.codes, -1)[trace.rows(tries["item"])]
-    seen = (lane == LANES.index("limited")) & tries["end"].notna().to_numpy()
+    seen = trace.attempts_of("limited") & tries["end"].notna().to_numpy()
     children = (items[name].to_numpy() for name in ("item", "arrival", "returned"))
     workers = (tries[name].to_numpy()[seen] for name in ("item", "start", "end"))
     for name, limit, (item, start, end) in (

@@ -118,13 +118,14 @@ def _loaded(text: str) -> Any:
         raise LabError(f"grid: not readable ({error}); write FIELD: [V1, V2]") from error
 
 
+def _lists(given: dict[str, str]) -> dict[str, Any]:
+    """What assignments of comma-separated values give."""
+    return {key: _loaded(f"[{text}]") for key, text in given.items()}
+
+
 def _settings(given: str | dict[str, str]) -> tuple[Experiment, ...]:
     """The settings that a file's text, or assignments of comma-separated values, describe."""
-    values = (
-        _loaded(given)
-        if isinstance(given, str)
-        else {key: _loaded(f"[{text}]") for key, text in given.items()}
-    )
+    values = _loaded(given) if isinstance(given, str) else _lists(given)
     if isinstance(values, list) and all(isinstance(one, dict) and "items" in one for one in values):
         return tuple(Experiment.from_dict(one) for one in values)
     if not isinstance(values, dict) or not values.get("items"):
@@ -242,7 +243,7 @@ def _quotas(name: str, figures: list[str] | None) -> Quotas:
 
 def _measured(items: int, values: list[str] | None, trace: Path | None) -> tuple[Experiment, dict[str, Any]]:
     """An experiment of so many items, with the times of a trace if there is one, and the values to set."""
-    lists = {key: _loaded(f"[{text}]") for key, text in _assigned(values).items()}
+    lists = _lists(_assigned(values))
     if "items" in lists:
         raise LabError("items: are given by --items; leave them out of --set")
     experiment = Experiment(items)

@@ -25,6 +25,7 @@ __all__ = [
     "empirical",
     "exponential",
     "lognormal",
+    "mean_seconds",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -34,6 +35,8 @@ DISTRIBUTED_MAP_LIMIT = 10_000
 BLOCK = 32_768
 """Items that are planned at once: what is drawn for so many stays in a processor's cache."""
 _LANE = pd.CategoricalDtype(pd.Index(["direct", "limited"], dtype="str"))
+BEATS_A_PERIOD = 3
+"""Heartbeats that a worker sends in HeartbeatSeconds for each message of its batch (infra/sqs_limited)."""
 DIRECT_ATTEMPTS = 5
 """Of a direct item: one and the four that the workflows' Retry allows."""
 
@@ -103,6 +106,13 @@ class empirical:
 
 
 Distribution = lognormal | exponential | empirical
+
+
+def mean_seconds(time: float | Distribution) -> float:
+    """The mean of a service time that is a number or a distribution."""
+    return time.mean if isinstance(time, Distribution) else time
+
+
 _DISTRIBUTIONS = {kind.__name__: kind for kind in (lognormal, exponential, empirical)}
 
 # name: (lowest, highest, where the range comes from)
@@ -256,8 +266,7 @@ class Experiment:
             )
         for name, at_once in (("direct_seconds", 1), ("limited_seconds", self.batch_size)):
             time = getattr(self, name)
-            mean = time.mean if isinstance(time, Distribution) else time
-            if mean * at_once > self.function_timeout_seconds:
+            if mean_seconds(time) * at_once > self.function_timeout_seconds:
                 found.append(
                     f"{name}={time} with {at_once} item(s) at once takes longer on average than "
                     f"function_timeout_seconds={self.function_timeout_seconds}: Lambda ends such invocations."

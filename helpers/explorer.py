@@ -41,7 +41,8 @@ def explore(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> widgets.W
     stay as given. What an Experiment refuses is told in its own words, and the last run stays in sight.
     """
     picture, numbers, image = Picture(), widgets.HTML(), widgets.Image(format="png")
-    sliders = {name: _slider(name, getattr(experiment, name)) for name in STEPS}
+    start = replace(experiment, map_concurrency=experiment.map_limit)
+    sliders = {name: _slider(name, getattr(start, name)) for name in STEPS}
 
     def redraw(_: object = None) -> None:
         try:
@@ -93,12 +94,9 @@ def _percentiles(summary: Mapping[str, Any], ax: Any) -> None:
 def _slider(name: str, value: Any) -> widgets.SelectionSlider:
     if not isinstance(value, int | float):
         raise LabError(f"{name}={value}: a slider needs a number; give the explorer a constant time")
-    options = sorted(
-        {*STEPS[name], value or LADDER[-1]} if name == "map_concurrency" else {*STEPS[name], value}
-    )
     return widgets.SelectionSlider(
-        options=options,
-        value=value or options[-1] if name == "map_concurrency" else value,
+        options=sorted({*STEPS[name], value}),
+        value=value,
         description=name,
         style={"description_width": "11em"},
         layout=widgets.Layout(width="auto"),

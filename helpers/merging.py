@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from helpers.experiment import Floats
 
 
 @numba.njit(cache=True, nogil=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.errors import TraceError
-from helpers.experiment import Experiment
+from helpers.experiment import Experiment, Floats
 from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, LANES, OUTCOMES, Trace
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "summary",
 ]
 
-Floats = npt.NDArray[np.float64]
 Steps = tuple[Floats, npt.NDArray[np.int64]]
 Codes = npt.NDArray[np.int8]
 
@@ -281,10 +280,9 @@ def _attempts(trace: Trace, lane: str) -> _Attempts:
     """The attempts of a lane, each with an end."""
     if lane not in LANES:
         raise TraceError(f"lane={lane!r}: the lanes are {LANES}; give one of them, or None for the map.")
-    row = trace.rows(trace.attempts["item"])
-    lanes = np.append(trace.items["lane"].array.codes, -1)  # the last for an attempt whose item is not there
-    own = np.flatnonzero(lanes[row] == LANES.index(lane))
-    row, start, end = row[own], *(trace.attempts[name].to_numpy()[own] for name in ("start", "end"))
+    own = np.flatnonzero(trace.attempts_of(lane))
+    item, start, end = (trace.attempts[name].to_numpy()[own] for name in ("item", "start", "end"))
+    row = trace.rows(item)
     lost = np.flatnonzero(np.isnan(end))
     latest = start[lost] + trace.experiment.function_timeout_seconds
     end[lost] = np.maximum(start[lost], np.fmin(latest, trace.items["returned"].to_numpy()[row[lost]]))

@@ -16,7 +16,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -116,11 +115,7 @@ class Observation:
             "states": lambda ax: plots.states(self.by_state(), ax),
         }
         for name, draw in figures.items():
-            with plt.style.context(plots.STYLE):
-                figure = plt.figure()
-                draw(figure.add_subplot())
-                figure.savefig(folder / f"{name}.png")
-                plt.close(figure)
+            plots.save(folder / f"{name}.png", draw)
         return folder
 
 

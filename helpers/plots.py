@@ -24,6 +24,7 @@ __all__ = [
     "frontier",
     "gantt",
     "latency",
+    "save",
     "scaling",
     "sequence",
     "states",
@@ -292,6 +293,15 @@ def states(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def _bars(ax: Axes, place: "pd.Series[int]", rows: pd.DataFrame, start: str, end: str, **look: Any) -> None:
     ax.barh(place[rows["item"]], rows[end] - rows[start], left=rows[start], **look)
+
+
+def save(path: Path, draw: Callable[[Axes], object]) -> None:
+    """Write what `draw` draws into new axes as a figure of its own, in the lab's style."""
+    with plt.style.context(STYLE):
+        figure = plt.figure()
+        draw(figure.add_subplot())
+        figure.savefig(path)
+        plt.close(figure)
 
 
 def _axes(ax: Axes | None) -> Axes:

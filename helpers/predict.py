@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -27,8 +26,6 @@ __all__ = ["Prediction", "fitted", "predict"]
 
 HIT = 0.9
 """The share from which a quota may bind: a trace does not tell all that a quota counts."""
-MATERIAL = 0.05
-"""A quota without which the run would be shorter by less than this share does not bind, see `tune.NEAR`."""
 MEASURED = 1_000
 """Measured times that are kept of a lane: enough for every percentile of a prediction, and few to print."""
 SHOWN = {
@@ -138,11 +135,7 @@ class Prediction:
         """Write trace.parquet, prediction.json and timeline.png, of the first replication, into a folder."""
         self.trace.save(folder / "trace.parquet")
         write_whole(folder / "prediction.json", json.dumps(self.to_dict(), indent=1))
-        with plt.style.context(plots.STYLE):
-            figure = plt.figure()
-            plots.timeline(self.trace, figure.add_subplot())
-            figure.savefig(folder / "timeline.png")
-            plt.close(figure)
+        plots.save(folder / "timeline.png", lambda ax: plots.timeline(self.trace, ax))
         return folder
 
 
@@ -192,13 +185,13 @@ def fitted(experiment: Experiment, trace: Trace) -> Experiment:
     evenly spaced in their order. failure_rate: the share of all attempts that ended which failed. Raises
     TraceError where no attempt ended, and InvalidExperiment where all failed.
     """
-    tries = trace.attempts.dropna(subset="end")
-    if tries.empty:
+    ended = trace.attempts["end"].notna()
+    if not ended.any():
         raise TraceError("no attempt ended: nothing tells how long service takes; give a trace with some")
-    lanes = tries["item"].map(trace.items.set_index("item")["lane"])
-    measured: dict[str, Any] = {"failure_rate": float((tries["outcome"] == "failed").mean())}
+    failed = trace.attempts["outcome"][ended] == "failed"
+    measured: dict[str, Any] = {"failure_rate": float(failed.mean())}
     for lane in LANES:
-        own = tries[lanes == lane]
+        own = trace.attempts[ended & trace.attempts_of(lane)]
         seconds = np.sort((own["end"] - own["start"]).clip(lower=0).round(6))
         if len(seconds):
             kept = np.linspace(0, len(seconds) - 1, min(len(seconds), MEASURED)).round().astype(int)
@@ -207,7 +200,7 @@ def fitted(experiment: Experiment, trace: Trace) -> Experiment:
 
 
 def _binding(experiment: Experiment, quotas: Quotas, use: pd.DataFrame) -> tuple[str, float]:
-    """The quota whose removal alone shortens the makespan the most, and by which share.
+    """The quota whose removal alone shortens the makespan the most, and by which share; none below NEAR.
 
     With the clocks out of the way: with more timeouts a run would look shorter.
     """
@@ -223,7 +216,7 @@ def _binding(experiment: Experiment, quotas: Quotas, use: pd.DataFrame) -> tuple
         spans = dict(zip(without.values(), pool.map(run, without), strict=True))
     best = min(spans, key=spans.__getitem__)
     saves = 1 - spans[best] / spans["none"]
-    return (best, saves) if saves >= MATERIAL else ("none", 0.0)
+    return (best, saves) if saves >= tune.NEAR else ("none", 0.0)
 
 
 def _numbers(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:

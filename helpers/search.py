@@ -151,7 +151,7 @@ class _Runs:
 
     @property
     def table(self) -> pd.DataFrame:
-        return pd.DataFrame(list(self.rows.values())).astype({"heartbeat_seconds": "Int64"})
+        return sweep.as_table(list(self.rows.values()))
 
     def add(self, wanted: Iterable[tuple[Place, int]]) -> int:
         """Run each of these settings and repetitions that was not run; return how many that are."""
@@ -166,7 +166,8 @@ class _Runs:
         number = self.numbers[place]
         setting = self.grid[number]
         trace = simulate(replace(setting, seed=setting.seed + repetition), self.quotas)
-        about = {"run": f"s{number:03d}-r{repetition:02d}", "setting": number, "repetition": repetition}
+        name = sweep.run_name(number, repetition)
+        about = {"run": name, "setting": number, "repetition": repetition}
         return about | sweep.read(trace)
 
     def best(self, objective: str, limits: str) -> Place:

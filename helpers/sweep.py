@@ -12,7 +12,7 @@ import fcntl
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from helpers.experiment import Experiment
 from helpers.files import write_whole
 from helpers.trace import Trace
 
-__all__ = ["Sweep", "grid", "read", "run", "table"]
+__all__ = ["Sweep", "as_table", "grid", "read", "run", "run_name", "table"]
 
 OVERHEAD_SECONDS = 2.0
 """Assumed for a run beyond its ideal makespan, where the time left is shown."""
@@ -65,8 +65,7 @@ class Sweep:
         """
         for repetition in range(self.repetitions):
             for number, setting in enumerate(self.settings):
-                repeated = setting.to_dict() | {"seed": setting.seed + repetition}
-                yield f"s{number:03d}-r{repetition:02d}", Experiment.from_dict(repeated)
+                yield run_name(number, repetition), replace(setting, seed=setting.seed + repetition)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -159,7 +158,16 @@ def table(folder: str | Path) -> pd.DataFrame:
             rows.append(about | told["experiment"] | {"law": None, "error": told["error"]})
         else:
             rows.append(about | read(Trace.load(path)))
-    # These dtypes hold numbers beside none at all.
+    return as_table(rows)
+
+
+def run_name(setting: int, repetition: int) -> str:
+    """What a run is called, by the numbers of its setting and repetition."""
+    return f"s{setting:03d}-r{repetition:02d}"
+
+
+def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as `read` makes them as a table, whose optional settings are numbers or none at all."""
     optional = {"heartbeat_seconds": "Int64", "arrivals_per_second": "Float64"}
     return pd.DataFrame(rows).astype(optional if rows else {})
 

@@ -104,6 +104,11 @@ class Trace:
         place = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
         return np.where(unique[place] == wanted, first[place], -1)
 
+    def attempts_of(self, lane: str) -> npt.NDArray[np.bool_]:
+        """Which of the attempts are of an item of this lane; none whose item is not there."""
+        lanes = np.append(self.items["lane"].array.codes, -1)
+        return np.asarray(lanes[self.rows(self.attempts["item"])] == LANES.index(lane))
+
     def save(self, path: str | Path) -> Path:
         """Write the trace as one Parquet file and return its path; a file is there whole or not at all.
 

@@ -62,6 +62,12 @@ TOKENS_IN_ONE_BATCH = Experiment(
 FREE = replace(UNLIMITED, mapping_limit=1250.0, mapping_start=1250.0)
 
 
+def queue_of(items, workers, **settings):
+    """All items through the queue to a fleet of so many workers, with service times of 1 s on average."""
+    lane = {"siphon_share": 1, "consumer": "fleet", "limited_seconds": exponential(1.0)}
+    return Experiment(items, worker_concurrency=workers, **lane, **settings)
+
+
 @settings(max_examples=400)
 @given(experiments, any_quotas, st.integers(1, 40), st.sampled_from([1, 1, 3]))
 def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout, task_attempts):
@@ -134,15 +140,7 @@ def test_the_core_is_that_of_a_simpy_model(items, map_concurrency, siphon_share,
 @given(st.integers(1, 200), st.integers(2, 20), st.integers(0, 9))
 def test_services_end_when_ciw_ends_them(items, workers, seed):
     """A queue of c servers in a library for queueing networks ends the same services at the same times."""
-    experiment = Experiment(
-        items,
-        siphon_share=1,
-        worker_concurrency=workers,
-        consumer="fleet",
-        limited_seconds=exponential(1.0),
-        seed=seed,
-        **OUT_OF_REACH,
-    )
+    experiment = queue_of(items, workers, seed=seed, **OUT_OF_REACH)
     found = simulate(experiment, replace(UNLIMITED, children_per_second=8.0)).items
     services = experiment.plan()["task_seconds"].tolist()
     expected = service_ends(found["enqueued"].tolist(), services, workers)
@@ -214,16 +212,7 @@ def test_an_open_system_waits_as_erlang_says(servers, rate):
     expected = queueing.mean_waiting(rate, 1.0, servers)
     found = []
     for seed in range(30):
-        experiment = Experiment(
-            4_000,
-            siphon_share=1,
-            consumer="fleet",
-            worker_concurrency=servers,
-            limited_seconds=exponential(1.0),
-            arrivals_per_second=rate,
-            seed=seed,
-            **OUT_OF_REACH,
-        )
+        experiment = queue_of(4_000, servers, arrivals_per_second=rate, seed=seed, **OUT_OF_REACH)
         items = simulate(experiment, UNLIMITED).items[1_000:]
         found.append((items["service_start"] - items["enqueued"]).mean())
     error = np.std(found, ddof=1) / math.sqrt(len(found))
@@ -270,14 +259,7 @@ def test_a_simulation_is_a_function(experiment, allowed):
 @given(st.integers(1, 300), st.integers(1, 60), st.integers(0, 5))
 def test_without_frictions_the_makespan_is_near_its_bound(items, workers, seed):
     """Of one lane it is between the fluid bound and that bound and the longest item (Graham, 1969)."""
-    experiment = Experiment(
-        items,
-        siphon_share=1,
-        worker_concurrency=workers,
-        consumer="fleet",
-        limited_seconds=exponential(1.0),
-        seed=seed,
-    )
+    experiment = queue_of(items, workers, seed=seed)
     ideal = metrics.ideal_makespan(experiment)
     longest = experiment.plan()["task_seconds"].max()
     found = metrics.summary(simulate(experiment, UNLIMITED))["makespan"]

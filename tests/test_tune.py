@@ -34,7 +34,7 @@ def rows_of(settings, repetitions=3, failing=()):
             rows.append(about | experiment.to_dict() | {"law": None, "error": "StackError: no"})
         else:
             rows.append(about | sweep.read(make_trace(experiment)))
-    return pd.DataFrame(rows).astype({"heartbeat_seconds": "Int64"})
+    return sweep.as_table(rows)
 
 
 def test_medians_put_what_varies_beside_what_came_of_it():
@@ -297,7 +297,7 @@ def every():
         {"run": str(number), "setting": number, "repetition": 0} | sweep.read(run)
         for number, run in enumerate(runs)
     ]
-    return pd.DataFrame(rows).astype({"heartbeat_seconds": "Int64"})
+    return sweep.as_table(rows)
 
 
 @pytest.mark.parametrize(

@@ -16,20 +16,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from helpers.engines.base import Engine
 from helpers.errors import TraceError
-from helpers.experiment import Experiment, lognormal
+from helpers.experiment import Experiment, Floats, lognormal
 from helpers.simulation.model import simulate
 from helpers.simulation.quotas import UNLIMITED, Quotas
 from helpers.trace import Trace
 from helpers.tune import varied
 
 __all__ = ["EXPERIMENTS", "calibrate", "compare", "measure"]
-
-Floats = npt.NDArray[np.float64]
 
 EXPERIMENTS = (
     Experiment(

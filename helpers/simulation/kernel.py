@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from helpers.experiment import DIRECT_ATTEMPTS
+from helpers.experiment import BEATS_A_PERIOD, DIRECT_ATTEMPTS
 
 FREE, DONE, END, ANSWER, NEXT, VISIBLE, EXPIRE, BEAT, START, INVOKE, RETRY, POLL = range(12)
 """Kinds of events, in their order at one moment."""
@@ -275,11 +275,9 @@ def _release(w: Any, slot: int) -> None:
 
 @inlined
 def _finish(w: Any, slot: int, deleted: int) -> None:
-    s = w.state[0]
-    s.in_flight -= deleted
+    w.state[0].in_flight -= deleted
     if not w.settings[0].fleet:
-        s.functions -= 1
-        s.idle_worker += 1
+        _idle(w, WORKER_ENVIRONMENTS)
     _release(w, slot)
 
 
@@ -315,31 +313,46 @@ def _answer(w: Any, slot: int, now: float) -> None:
 
 
 @inlined
+def _environment(w: Any, function: int, item: int, number: int, now: float) -> float:
+    """Take a place in the account and an environment of this function: its cold start, or NaN if refused."""
+    s, p, environments = w.state[0], w.settings[0], w.buckets[function]
+    if s.functions >= p.account_concurrency:
+        return np.nan
+    cold = 0.0
+    if environments.idle > 0 and not (
+        p.cold_start_share > 0 and uniform(p.seed, item, number, COLD) < p.cold_start_share
+    ):
+        environments.idle -= 1
+    elif _take(environments, now):
+        cold = p.cold_start_seconds
+    else:
+        return np.nan
+    s.functions += 1
+    return cold
+
+
+@inlined
+def _idle(w: Any, function: int) -> None:
+    """A function has ended, and leaves its environment."""
+    w.state[0].functions -= 1
+    w.buckets[function].idle += 1
+
+
+@inlined
 def _invoke(w: Any, slot: int, now: float) -> None:
     """Start the batch in this slot, or try again later where Lambda refuses."""
-    s, p, b = w.state[0], w.settings[0], w.slots[slot]
+    p, b = w.settings[0], w.slots[slot]
     cold = 0.0
     if not p.fleet:
-        refused = s.functions >= p.account_concurrency
-        if not refused:
-            m = w.batches[slot, 0]
-            if s.idle_worker > 0 and not (
-                p.cold_start_share > 0
-                and uniform(p.seed, w.items[m.message].item, m.number, COLD) < p.cold_start_share
-            ):
-                s.idle_worker -= 1
-            elif _take(w.buckets[WORKER_ENVIRONMENTS], now):
-                cold = p.cold_start_seconds
-            else:
-                refused = True
-        if refused:
+        m = w.batches[slot, 0]
+        cold = _environment(w, WORKER_ENVIRONMENTS, w.items[m.message].item, m.number, now)
+        if math.isnan(cold):
             _push(w, now + p.throttle_retry_seconds, RETRY, slot)
             return
-        s.functions += 1
     begins = (now + cold) + p.receive_seconds
     b.kill_at = begins + p.function_timeout
     if p.heartbeat > 0:
-        _push(w, begins + p.heartbeat / 3.0, BEAT, slot, b.generation)
+        _push(w, begins + p.heartbeat / BEATS_A_PERIOD, BEAT, slot, b.generation)
     _begin(w, slot, begins)
 
 
@@ -361,15 +374,12 @@ def _try_again(w: Any, slot: int, now: float) -> None:
 @compiled
 def _capacity(s: Any, p: Any, now: float) -> float:
     """Batches that the mapping may have under way."""
-    top = min(p.workers, p.mapping_limit)
-    if p.mapping_start >= top:
-        return float(top)
     minutes = (now - s.first) / 60.0
     if p.ramp_stepped:
         grown = math.floor(minutes) * p.mapping_per_minute
     else:
         grown = math.floor(minutes * p.mapping_per_minute + ROUNDING)
-    return float(min(top, p.mapping_start + grown))
+    return min(p.top, p.mapping_start + grown)
 
 
 @compiled
@@ -388,10 +398,10 @@ def _poll(w: Any, now: float) -> None:
     s, p, queue = w.state[0], w.settings[0], w.queue
     while s.waiting > 0:
         if s.busy >= s.capacity:
-            if s.capacity < min(p.workers, p.mapping_limit) and not p.fleet:
+            if s.capacity < p.top:
                 s.capacity = _capacity(s, p, now)
             if s.busy >= s.capacity:
-                if s.capacity < min(p.workers, p.mapping_limit) and not p.fleet:
+                if s.capacity < p.top:
                     w.ends[POLL].front = min(w.ends[POLL].front, _grows(s, p, now))
                 break
         room = p.in_flight_limit - s.in_flight
@@ -482,21 +492,11 @@ def _start(w: Any, i: int, now: float) -> None:
 @inlined
 def _call(w: Any, i: int, now: float) -> None:
     """The direct lane's invocation of item i's function."""
-    s, p, v = w.state[0], w.settings[0], w.items[i]
-    cold, refused = 0.0, s.functions >= p.account_concurrency
-    if not refused:
-        if s.idle_direct > 0 and not (
-            p.cold_start_share > 0 and uniform(p.seed, i, v.tries, COLD) < p.cold_start_share
-        ):
-            s.idle_direct -= 1
-        elif _take(w.buckets[DIRECT_ENVIRONMENTS], now):
-            cold = p.cold_start_seconds
-        else:
-            refused = True
-    if refused:
+    v = w.items[i]
+    cold = _environment(w, DIRECT_ENVIRONMENTS, i, v.tries, now)
+    if math.isnan(cold):
         _retry(w, i, now)
     else:
-        s.functions += 1
         v.latest = _attempt(w, i, -1, now + cold)
         _push(w, (now + cold) + v.service, DONE, i)
 
@@ -504,9 +504,8 @@ def _call(w: Any, i: int, now: float) -> None:
 @inlined
 def _done(w: Any, i: int, now: float) -> None:
     """The direct lane's function returns."""
-    s, v = w.state[0], w.items[i]
-    s.functions -= 1
-    s.idle_direct += 1
+    v = w.items[i]
+    _idle(w, DIRECT_ENVIRONMENTS)
     w.attempts[v.latest].end = now
     if v.tries + 1 <= v.failures:
         _end(w, v.latest, True, FAILED)
@@ -578,7 +577,7 @@ def _beat(w: Any, slot: int, generation: int, now: float) -> None:
             message = w.batches[slot, at].message
             if _awaited(w, message) and _take(w.buckets[BEATS], now):
                 w.clocks[w.items[message].item].beaten = now
-        _push(w, now + w.settings[0].heartbeat / 3.0, BEAT, slot, b.generation)
+        _push(w, now + w.settings[0].heartbeat / BEATS_A_PERIOD, BEAT, slot, b.generation)
 
 
 @inlined

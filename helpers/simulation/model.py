@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.errors import InvalidExperiment
-from helpers.experiment import DIRECT_ATTEMPTS, Distribution, Experiment, Floats
+from helpers.experiment import DIRECT_ATTEMPTS, Experiment, Floats, mean_seconds
 from helpers.simulation.quotas import AWS_US_EAST_1, Quotas
 from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, LANES, OUTCOMES, Trace
 
@@ -50,27 +50,27 @@ ENDLESS = 2**62
 
 
 def _record(**fields: str) -> np.dtype[Any]:
-    """A structured type from names of one kind each: compiled code is slow to pass as many arrays on."""
+    """A structured type, from the names of its fields of each kind."""
     return np.dtype([(name, kind) for kind, names in fields.items() for name in names.split()], align=True)
 
 
 SETTINGS = _record(
     u8="seed",
-    i8="items map_limit workers batch_size max_receive task_attempts",
-    f8="window function_timeout visibility redelivery timeout heartbeat first_deadline start_gap "
+    i8="items map_limit batch_size max_receive task_attempts",
+    f8="top window function_timeout visibility redelivery timeout heartbeat first_deadline start_gap "
     "send_seconds invoke_seconds receive_seconds answer_seconds return_seconds account_concurrency "
-    "cold_start_seconds cold_start_share mapping_start mapping_per_minute mapping_limit "
+    "cold_start_seconds cold_start_share mapping_start mapping_per_minute "
     "throttle_retry_seconds in_flight_limit",
     b1="fleet ramp_stepped throttles_receive clocks open",
 )
 STATE = _record(
     f8="ready first capacity",
-    i8="children started expiry functions idle_direct idle_worker in_flight busy waiting first_waiting heap "
-    "rows slots messages",
+    i8="children started expiry functions in_flight busy waiting first_waiting heap rows slots messages",
     b1="full",
 )
 ENDS = _record(f8="front", i8="head length")
-BUCKETS = _record(f8="level last burst rate")
+BUCKETS = _record(f8="level last burst rate", i8="idle")
+"""Tokens of an API, or environments of a function: new ones that may start, and those that are idle."""
 EVENTS = _record(f8="time", i8="key")
 ITEMS = _record(
     f8="service",
@@ -182,7 +182,7 @@ def run(experiment: Experiment, quotas: Quotas) -> tuple[Flags, Records, Floats,
         world = kernel.World(
             settings=settings,
             state=_state(experiment, quotas),
-            buckets=_buckets(quotas),
+            buckets=_buckets(experiment, quotas),
             heap=np.zeros(4 * line, EVENTS),
             lines=np.zeros((kernel.KINDS, line), EVENTS),
             ends=np.array([(math.inf, 0, 0)] * kernel.KINDS, ENDS),
@@ -226,8 +226,8 @@ def _check_stable(experiment: Experiment, quotas: Quotas) -> None:
     def tries(most: int) -> float:
         return (1 - failing**most) / (1 - failing)
 
-    direct = rate * (1 - share) * _mean(experiment.direct_seconds) * tries(DIRECT_ATTEMPTS)
-    received = _mean(experiment.limited_seconds) + quotas.receive_seconds / experiment.batch_size
+    direct = rate * (1 - share) * mean_seconds(experiment.direct_seconds) * tries(DIRECT_ATTEMPTS)
+    received = mean_seconds(experiment.limited_seconds) + quotas.receive_seconds / experiment.batch_size
     limited = rate * share * (received * tries(experiment.max_receive_count) + quotas.answer_seconds)
     conditions = [
         ("children start a second", rate, quotas.children_per_second, "children_per_second"),
@@ -254,10 +254,6 @@ def _check_stable(experiment: Experiment, quotas: Quotas) -> None:
             )
 
 
-def _mean(time: float | Distribution) -> float:
-    return time.mean if isinstance(time, Distribution) else time
-
-
 def _settings(experiment: Experiment, quotas: Quotas) -> Records:
     settings = np.zeros(1, SETTINGS)
     for name in SETTINGS.names or ():
@@ -269,7 +265,7 @@ def _settings(experiment: Experiment, quotas: Quotas) -> Records:
         "seed": experiment.seed,
         "items": experiment.items,
         "map_limit": experiment.map_limit,
-        "workers": experiment.worker_concurrency,
+        "top": _top(experiment, quotas),
         "fleet": experiment.consumer == "fleet",
         "batch_size": experiment.batch_size,
         "window": experiment.batch_window_seconds,
@@ -289,23 +285,28 @@ def _settings(experiment: Experiment, quotas: Quotas) -> Records:
     return settings
 
 
+def _top(experiment: Experiment, quotas: Quotas) -> float:
+    """Batches that the consumer may have under way at most."""
+    limit = quotas.mapping_limit if experiment.consumer == "lambda" else math.inf
+    return min(experiment.worker_concurrency, limit)
+
+
 def _state(experiment: Experiment, quotas: Quotas) -> Records:
     state = np.zeros(1, STATE)
-    workers = experiment.worker_concurrency
-    on_lambda = experiment.consumer == "lambda"
+    top = _top(experiment, quotas)
     state["ready"] = quotas.map_start_seconds
     state["first"] = math.nan
-    state["capacity"] = min(workers, quotas.mapping_limit, quotas.mapping_start) if on_lambda else workers
-    state["slots"] = workers
+    state["capacity"] = min(top, quotas.mapping_start) if experiment.consumer == "lambda" else top
+    state["slots"] = experiment.worker_concurrency
     state["messages"] = experiment.items
-    state["idle_direct"] = state["idle_worker"] = 0 if experiment.cold_start else ENDLESS
     return state
 
 
-def _buckets(quotas: Quotas) -> Records:
+def _buckets(experiment: Experiment, quotas: Quotas) -> Records:
     """In the kernel's order, all full."""
+    idle = 0 if experiment.cold_start else ENDLESS
     transitions = quotas.transitions_burst, quotas.transitions_per_second
     tasks = quotas.task_burst, quotas.task_per_second
     environments = quotas.environments_burst, quotas.environments_per_second
     pairs = (transitions, tasks, tasks, environments, environments)
-    return np.array([(burst, 0.0, burst, rate) for burst, rate in pairs], BUCKETS)
+    return np.array([(burst, 0.0, burst, rate, idle) for burst, rate in pairs], BUCKETS)

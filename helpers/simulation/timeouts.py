@@ -6,8 +6,8 @@ Each rule takes the longest time of any replication:
 - VisibilityTimeout: six times that, and the batching window (Lambda developer guide, services-sqs-configure).
   Where messages come back whose invocation Lambda still refuses, doubled until none is lost thereby.
 - HeartbeatSeconds: above the longest silence of a task in a run up to MARGIN times as slow. The clock starts
-  with the task, while its message waits in the queue. Workers beat BEATS times a period, so that of an
-  attempt shorter than a third of one nothing is heard but its answer. And so long that the beats of MARGIN
+  with the task, while its message waits in the queue. Workers beat BEATS_A_PERIOD times in it, so that of an
+  attempt shorter than a third of it nothing is heard but its answer. And so long that the beats of MARGIN
   times as many messages at work fit the rate of SendTaskHeartbeat.
 - TimeoutSeconds: above MARGIN times the longest sojourn, and above the heartbeat.
 - maxReceiveCount: AWS's FEWEST_RECEIVES at least; as many as any message took; and so many that no more than
@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from helpers.experiment import Experiment, Floats
+from helpers.experiment import BEATS_A_PERIOD, Experiment, Floats
 from helpers.metrics import steps
 from helpers.simulation.model import simulate
 from helpers.simulation.quotas import Quotas
-from helpers.simulation.usage import BEATS, ROUNDING, visits
+from helpers.simulation.usage import ROUNDING, visits
 from helpers.stack import VISIBILITY_FACTOR
 from helpers.trace import Trace
 
@@ -78,7 +78,7 @@ class Tails:
         A visit of more than a period's third, of which something is heard, is so in the slower run as well:
         for the first time when a third is over, and then until less than a third before its end.
         """
-        third = heartbeat / BEATS
+        third = heartbeat / BEATS_A_PERIOD
         beaten = self.until - self.began > third + ROUNDING
         item = self.item[beaten]
         heard = self.arrival.copy()
@@ -95,7 +95,7 @@ def tails(trace: Trace, quotas: Quotas) -> Tails:
     """The tails of a run that no clock struck."""
     items = trace.items
     limited = items[items["lane"] == "limited"]
-    direct = trace.attempts[trace.attempts["item"].isin(items["item"][items["lane"] == "direct"])]
+    direct = trace.attempts[trace.attempts_of("direct")]
     seen = visits(trace, quotas)
     order = np.lexsort((seen.start, seen.item))
     calls = (direct["end"] - direct["start"]).to_numpy()
@@ -207,7 +207,7 @@ def _rules(
 
     messages, at_work = max(run.messages for run in runs), max(run.at_work for run in runs)
     sojourn = max(run.sojourn for run in runs)
-    heartbeat = max(1, math.ceil(BEATS * MARGIN * at_work / quotas.task_per_second))
+    heartbeat = max(1, math.ceil(BEATS_A_PERIOD * MARGIN * at_work / quotas.task_per_second))
     while (silent := max(run.silence(heartbeat, MARGIN) for run in runs)) >= heartbeat:
         heartbeat = _above(silent)
     timeout = settle(
@@ -219,7 +219,7 @@ def _rules(
         "heartbeat_seconds",
         min(heartbeat, timeout - 1) if messages else None,
         f"up to {MARGIN:g} times as slow, nothing is heard of a task for {silent:.3g} s, its wait in "
-        f"the queue included; and {at_work:,} messages at work beat {BEATS} times in it",
+        f"the queue included; and {at_work:,} messages at work beat {BEATS_A_PERIOD} times in it",
     )
 
     rate = experiment.failure_rate

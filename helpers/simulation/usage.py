@@ -9,15 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from helpers.experiment import Experiment, Floats
+from helpers.experiment import BEATS_A_PERIOD, Experiment, Floats
 from helpers.metrics import Steps, steps
 from helpers.simulation.quotas import Quotas
 from helpers.trace import Trace
 
-__all__ = ["BEATS", "FIELDS", "ROUNDING", "Use", "Visits", "bucket", "deficits", "lifted", "table", "visits"]
+__all__ = ["FIELDS", "ROUNDING", "Use", "Visits", "bucket", "deficits", "lifted", "table", "visits"]
 
-BEATS = 3
-"""Heartbeats that the workers send in a period for each message of their batch (infra/combined)."""
 FIELDS = {
     "child dispatch rate": ("children_per_second",),
     "account concurrency": ("account_concurrency",),
@@ -152,15 +150,14 @@ def visits(trace: Trace, quotas: Quotas) -> Visits:
     is 0, batches that follow each other are taken as full ones.
     """
     experiment = trace.experiment
-    items = trace.items.set_index("item")
-    tries = trace.attempts[trace.attempts["item"].map(items["lane"]) == "limited"]
+    tries = trace.attempts[trace.attempts_of("limited")]
     worker = pd.factorize(tries["worker"])[0]
     order = np.lexsort((tries["attempt"], tries["start"], worker))
     tries, worker = tries.iloc[order], worker[order]
     item, outcome = tries["item"].to_numpy(), tries["outcome"].to_numpy(str)
     start, end = tries["start"].to_numpy(), tries["end"].to_numpy()
     lost = np.isnan(end)
-    returned = items["returned"].reindex(item).to_numpy()
+    returned = trace.items["returned"].to_numpy()[trace.rows(item)]
     # A task that was answered returned thereby, unless its last transition had to wait.
     free = np.where(outcome == "succeeded", returned, end)
     free[outcome == "late"] += quotas.answer_seconds
@@ -186,8 +183,7 @@ def _uses(trace: Trace, quotas: Quotas) -> Iterator[tuple[str, Use]]:
     yield "child dispatch rate", _rate(arrival, quotas.children_per_second)
 
     on_lambda = experiment.consumer == "lambda"
-    direct = items["item"][items["lane"] == "direct"]
-    calls = trace.attempts[trace.attempts["item"].isin(direct)]
+    calls = trace.attempts[trace.attempts_of("direct")]
     seen = visits(trace, quotas)
     heads = seen.first
     taken = seen.began - quotas.receive_seconds
@@ -281,8 +277,8 @@ def _capacity(quotas: Quotas, seconds: Floats) -> Floats:
 
 def _beats(trace: Trace, seen: Visits, experiment: Experiment) -> Floats:
     """When each heartbeat is sent: from the batch's begin on, until its task has ended."""
-    period = (experiment.heartbeat_seconds or math.inf) / BEATS
-    returned = trace.items.set_index("item")["returned"].reindex(seen.item).to_numpy()
+    period = (experiment.heartbeat_seconds or math.inf) / BEATS_A_PERIOD
+    returned = trace.items["returned"].to_numpy()[trace.rows(seen.item)]
     until = np.minimum(seen.until, returned)
     count = np.maximum(np.ceil((until - seen.began - ROUNDING) / period) - 1, 0).astype(np.int64)
     number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
