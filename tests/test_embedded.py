@@ -249,8 +249,10 @@ def test_an_endpoint_in_the_environment_is_used(monkeypatch, server, variable):
 
 def test_another_release_is_refused():
     """The corrections are for one release; on another the server says so and does not start."""
-    code = "import helpers.engines.embedded_server as s; s.WRITTEN_FOR = '0.0.0'; s.main()"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import importlib.util as u; "
+    code += "s = u.module_from_spec(u.spec_from_file_location('server', sys.argv[1] + '/__main__.py')); "
+    code += "s.__loader__.exec_module(s); s.WRITTEN_FOR = '0.0.0'; s.main()"
+    ran = subprocess.run([sys.executable, "-c", code, embedded.PROGRAM], capture_output=True, text=True)
     assert ran.returncode == 1
     assert "0.0.0" in ran.stderr
 

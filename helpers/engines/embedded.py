@@ -48,7 +48,7 @@ DUMMY = {
 """The only credentials that the server, its workers and our clients ever see."""
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "LOCALSTACK_HOST")
 """Where a user may name an endpoint, the first before the second; localstack-client reads both."""
-PROGRAM = str(Path(__file__).with_name("embedded_server.py"))
+PROGRAM = str(Path(__file__).with_name("embedded_server"))
 
 
 def without_credentials() -> dict[str, str]:
