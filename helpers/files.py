@@ -4,6 +4,9 @@ import os
 import uuid
 from pathlib import Path
 
+RUNS = Path(__file__).parents[1] / "runs"
+"""Where results go that are given no folder."""
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write the file in one step: a reader sees the old one or the new one, and never half of it."""

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from helpers.engines.base import Engine, Run
 from helpers.errors import InvalidExperiment, StackError
 from helpers.experiment import Experiment
+from helpers.files import RUNS
 from helpers.fleet import Fleet
 from helpers.stack import INPUT_LIMIT_BYTES, Stack, deploy, parameters
 from helpers.trace import ITEM_TIMES, Trace
@@ -50,7 +50,6 @@ EMPTY_SECONDS = 0.5
 TIMEOUTS = ("States.Timeout", "States.HeartbeatTimeout")
 Attempts = dict[tuple[int, int, str], dict[str, Any]]
 """Attempts by item, number and worker, each with its times in epoch seconds."""
-RUNS = Path(__file__).parents[1] / "runs"
 
 
 def run(

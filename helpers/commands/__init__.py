@@ -1,0 +1,1 @@
+"""The parts of the command line; helpers/cli.py puts them together."""
