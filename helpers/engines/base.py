@@ -64,6 +64,10 @@ class Engine:
         """The environment in which a fleet process finds this engine with plain boto3."""
         raise NotImplementedError
 
+    def shared(self) -> dict[str, str]:
+        """The environment variables by which `connect` finds this same engine in another process."""
+        return {}
+
     def versions(self) -> dict[str, str]:
         """The versions of what a measurement depends on, by name."""
         return {name: version(name) for name in ("boto3", "concurrency-lab")}

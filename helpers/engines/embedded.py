@@ -250,6 +250,10 @@ class Embedded(Engine):
         """The environment in which a fleet process finds this engine with plain boto3."""
         return without_credentials() | {"AWS_ENDPOINT_URL": self.endpoint_url}
 
+    def shared(self) -> dict[str, str]:
+        """The environment variables by which `connect` finds this same engine in another process."""
+        return {"AWS_ENDPOINT_URL": self.endpoint_url}
+
     def versions(self) -> dict[str, str]:
         """The versions of what a measurement depends on, ministack's included."""
         return super().versions() | {"ministack": version("ministack")}
