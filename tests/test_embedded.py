@@ -9,18 +9,16 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+from machines import ROLE, callback, ended, machine, queue, receive_token
 
 from helpers.engines import connect, embedded
 from helpers.errors import EngineError
-
-ROLE = "arn:aws:iam::000000000000:role/test"
 
 
 @pytest.fixture(autouse=True)
@@ -53,52 +51,6 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return not psutil.pid_exists(pid)
-
-
-def machine(engine, states: dict, start: str) -> str:
-    """Create a state machine and return its ARN."""
-    definition = json.dumps({"StartAt": start, "States": states})
-    made = engine.client("stepfunctions").create_state_machine(
-        name=f"test-{uuid.uuid4().hex[:8]}", definition=definition, roleArn=ROLE
-    )
-    return made["stateMachineArn"]
-
-
-def ended(engine, arn: str, data: dict, seconds: float = 30) -> dict:
-    """Start an execution and return its description once it has ended."""
-    sfn = engine.client("stepfunctions")
-    execution = sfn.start_execution(stateMachineArn=arn, input=json.dumps(data))["executionArn"]
-    give_up = time.monotonic() + seconds
-    while (described := sfn.describe_execution(executionArn=execution))["status"] == "RUNNING":
-        assert time.monotonic() < give_up, f"still running after {seconds} s"
-        time.sleep(0.05)
-    return described
-
-
-def callback(queue_url: str, **fields) -> dict:
-    """One callback task that passes its error on as output."""
-    caught = {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "Done"}
-    task = {
-        "Type": "Task",
-        "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
-        "Parameters": {"QueueUrl": queue_url, "MessageBody": {"token.$": "$$.Task.Token"}},
-        "Catch": [caught],
-        "ResultPath": "$.answer",
-        "Next": "Done",
-    }
-    return {"Wait": task | fields, "Done": {"Type": "Succeed"}}
-
-
-def queue(engine) -> str:
-    return engine.client("sqs").create_queue(QueueName=f"test-{uuid.uuid4().hex[:8]}")["QueueUrl"]
-
-
-def receive_token(engine, url: str) -> str:
-    """The token of the next message, which is taken off the queue."""
-    sqs = engine.client("sqs")
-    (message,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=10)["Messages"]
-    sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-    return json.loads(message["Body"])["token"]
 
 
 def test_listens_on_loopback_only(server):
@@ -333,76 +285,6 @@ def test_a_token_takes_one_answer(engine):
             assert time.monotonic() < give_up
             time.sleep(0.02)
         assert taken == [json.loads(described["output"])["answer"]]
-
-
-def distributed(states: dict, start: str, **fields) -> dict:
-    """A Distributed Map over `$.items` with these child states."""
-    processor = {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}}
-    map_state = {
-        "Type": "Map",
-        "ItemsPath": "$.items",
-        "ItemProcessor": processor | {"StartAt": start, "States": states},
-        "End": True,
-    }
-    return {"Map": map_state | fields}
-
-
-def test_max_concurrency_from_a_path(engine):
-    """MaxConcurrencyPath limits the children at once: waits of 0.5 s at 2 of 6 make three rounds."""
-    waiting = {"Nap": {"Type": "Wait", "Seconds": 1, "End": True}}
-    states = distributed(waiting, "Nap", MaxConcurrencyPath="$.limit")
-    described = ended(engine, machine(engine, states, "Map"), {"items": list(range(6)), "limit": 2})
-    took = (described["stopDate"] - described["startDate"]).total_seconds()
-    assert described["status"] == "SUCCEEDED"
-    assert took >= 3
-
-
-@pytest.mark.parametrize(("mode", "limit"), [("INLINE", 40), ("DISTRIBUTED", 90)])
-def test_no_limit_means_aws_own_limit(engine, mode, limit):
-    """Without MaxConcurrency an inline Map runs 40 at once, a distributed one all of these 90."""
-    url = queue(engine)
-    states = distributed(callback(url, TimeoutSeconds=4), "Wait")
-    states["Map"]["ItemProcessor"]["ProcessorConfig"]["Mode"] = mode
-    sfn = engine.client("stepfunctions")
-    sfn.start_execution(
-        stateMachineArn=machine(engine, states, "Map"), input=json.dumps({"items": list(range(90))})
-    )
-    time.sleep(2)
-    depth = engine.client("sqs").get_queue_attributes(
-        QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
-    )
-    assert int(depth["Attributes"]["ApproximateNumberOfMessages"]) == limit
-
-
-@pytest.mark.parametrize(("tolerated", "status"), [(50, "SUCCEEDED"), (20, "FAILED")])
-def test_tolerance_from_a_path(engine, tolerated, status):
-    """ToleratedFailurePercentagePath decides whether one failed child of three fails the Map."""
-    choice = {"Variable": "$", "NumericEquals": 1, "Next": "Bad"}
-    states = distributed(
-        {
-            "Choose": {"Type": "Choice", "Choices": [choice], "Default": "Good"},
-            "Good": {"Type": "Succeed"},
-            "Bad": {"Type": "Fail", "Error": "Bad"},
-        },
-        "Choose",
-        MaxConcurrency=1,
-        ToleratedFailurePercentagePath="$.tolerated",
-    )
-    described = ended(engine, machine(engine, states, "Map"), {"items": [0, 1, 2], "tolerated": tolerated})
-    assert described["status"] == status
-
-
-def test_the_context_object_of_a_child_is_its_own(engine):
-    """`$$.Execution` in a child names the child, each with a start time of its own."""
-    tell = {"Type": "Pass", "Parameters": {"name.$": "$$.Execution.Name"}, "End": True}
-    described = ended(
-        engine,
-        machine(engine, distributed({"Tell": tell}, "Tell", MaxConcurrency=1), "Map"),
-        {"items": [0, 1, 2]},
-    )
-    names = {child["name"] for child in json.loads(described["output"])}
-    assert len(names) == 3
-    assert described["name"] not in names
 
 
 def test_a_state_can_write_to_s3(engine):
