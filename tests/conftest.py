@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from helpers.engines import Engine, connect, embedded
+from helpers.engines import Engine, connect, local
 
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An embedded engine of the session's own, whatever the environment names or the user keeps."""
     with pytest.MonkeyPatch.context() as patch:
-        for variable in embedded.ENDPOINT_VARIABLES:
+        for variable in local.ENDPOINT_VARIABLES:
             patch.delenv(variable, raising=False)
-        patch.setattr(embedded, "KEPT", tmp_path_factory.mktemp("kept") / "engine.json")
+        patch.setattr(local, "KEPT", tmp_path_factory.mktemp("kept"))
         with connect("embedded") as connected:
             yield connected

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers import cli, notebooks
-from helpers.engines import embedded
+from helpers.engines import embedded, local
 from helpers.simulation import UNLIMITED
 from helpers.simulation.timeouts import HIGHEST
 from helpers.trace import Trace
@@ -19,7 +19,7 @@ from helpers.trace import Trace
 
 def lab(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `lab` with these arguments, on no engine but what the environment names."""
-    clean = {k: v for k, v in os.environ.items() if k not in embedded.ENDPOINT_VARIABLES}
+    clean = {k: v for k, v in os.environ.items() if k not in local.ENDPOINT_VARIABLES}
     command = [sys.executable, "-m", "helpers.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=clean | environment)
 
@@ -245,7 +245,7 @@ def test_settings_are_tuned_in_words_and_in_json(tmp_path):
 
 def test_the_engine_is_kept_deployed_to_and_stopped(monkeypatch):
     """engine start, deploy, status, destroy and stop do what they say, across processes."""
-    if embedded.kept():
+    if embedded.Server.kept():
         pytest.skip("an engine of the user's is running; stopping it is not ours")
     assert lab("engine", "status").returncode == 1
     assert "lab engine start" in lab("deploy", "combined").stderr

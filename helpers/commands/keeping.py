@@ -24,7 +24,7 @@ def start(
 
     Example: ./lab engine start --port 4566
     """
-    server = embedded.keep(port)
+    server = embedded.Server.keep(port)
     typer.echo(
         f"embedded engine at {server.endpoint_url} (pid {server.pid}); the notebooks find it by themselves"
     )
@@ -36,7 +36,7 @@ def stop() -> None:
 
     Example: ./lab engine stop
     """
-    server = embedded.unkeep()
+    server = embedded.Server.unkeep()
     typer.echo(f"stopped pid {server.pid}" if server else "no engine was running")
 
 
@@ -46,11 +46,11 @@ def status() -> None:
 
     Example: ./lab engine status
     """
-    server = embedded.kept()
+    server = embedded.Server.kept()
     if server is None:
         typer.echo("no engine is running; start one with `./lab engine start`")
         raise typer.Exit(1)
-    if not embedded.healthy(server.endpoint_url):
+    if not embedded.Server.healthy(server.endpoint_url):
         raise EngineError(
             f"pid {server.pid}: does not answer at {server.endpoint_url}; "
             "`./lab engine stop` it and start it again"

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from helpers.engines import ENGINES, Engine, connect, embedded
+from helpers.engines.local import named_endpoint
 from helpers.errors import EngineError
 
 EngineName = Annotated[str, typer.Option("--engine", help=f"Where to run: {', '.join(sorted(ENGINES))}.")]
@@ -33,8 +34,7 @@ def shared(name: str) -> Iterator[Engine]:
 @contextmanager
 def running(name: str) -> Iterator[Engine]:
     """An engine that lives on after the command: what is deployed on one's own would vanish with it."""
-    named = any(os.environ.get(variable) for variable in embedded.ENDPOINT_VARIABLES)
-    if name == embedded.Embedded.name and not named and not embedded.kept():
+    if name == embedded.Embedded.name and not named_endpoint() and not embedded.Server.kept():
         raise EngineError("no embedded engine is running; start one with `./lab engine start`")
     with connect(name) as engine:
         yield engine

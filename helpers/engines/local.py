@@ -1,0 +1,283 @@
+"""What the engines on this machine have in common: dummy credentials, and servers that the lab starts.
+
+A local engine answers at the first of these: the endpoint that it is given; the one in AWS_ENDPOINT_URL
+(as `./lab run` and `./lab open` set it) or LOCALSTACK_HOST; that of the server kept by
+`./lab engine start`; what the engine itself falls back on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import psutil
+from localstack_client.config import get_service_endpoint
+from localstack_client.session import Session
+
+from helpers.engines.base import CLIENT_CONFIG, Engine
+from helpers.errors import EngineError
+from helpers.files import write_whole
+
+HOST = "127.0.0.1"
+REGION = "us-east-1"
+KEPT = Path(__file__).parents[2] / ".lab"
+"""The folder in which `./lab engine start` notes the servers that it keeps running, one file an engine."""
+DUMMY = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_REGION": REGION,
+}
+"""The only credentials that a local server, its workers and our clients ever see."""
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "LOCALSTACK_HOST")
+"""Where a user may name an endpoint, the first before the second; localstack-client reads both."""
+TIED = str(Path(__file__).with_name("tied.py"))
+
+
+def without_credentials() -> dict[str, str]:
+    """This process's environment with the user's AWS settings replaced by dummy ones."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | DUMMY
+
+
+def named_endpoint() -> str | None:
+    """The environment variable that names an endpoint, if one does."""
+    return next((name for name in ENDPOINT_VARIABLES if os.environ.get(name)), None)
+
+
+def answer(url: str) -> bytes | None:
+    """What is answered with status 200 at this URL, or None."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answered:
+            return bytes(answered.read()) if answered.status == 200 else None
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server process: its pid (also its process group), port and folder. One subclass an engine."""
+
+    engine: ClassVar[str]
+    """The name of the engine that it is."""
+    program: ClassVar[str]
+    """The path of what it runs, by which its process is known."""
+    start_seconds: ClassVar[int]
+    """How long it may take until it is healthy."""
+
+    pid: int
+    port: int
+    directory: str
+
+    @classmethod
+    def command(cls) -> list[str]:
+        """The Python that runs the program, with its options; raises EngineError when it is not to be had."""
+        # Not as a module: it needs none of the lab, whose imports would cost each start a second.
+        return [sys.executable, "-P"]
+
+    @classmethod
+    def environment(cls, port: int, directory: str) -> dict[str, str]:
+        """What the program is told by its environment, beside what all are told."""
+        raise NotImplementedError
+
+    @classmethod
+    def healthy(cls, endpoint_url: str) -> bool:
+        """Whether a server of this kind answers at this endpoint."""
+        raise NotImplementedError
+
+    @property
+    def endpoint_url(self) -> str:
+        """The URL at which it answers."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs and is ours: a pid may have gone to another program since."""
+        try:
+            process = psutil.Process(self.pid)
+            return process.status() != psutil.STATUS_ZOMBIE and self.program in process.cmdline()
+        except psutil.Error:
+            return False
+
+    @classmethod
+    def start(cls, port: int = 0, keep: bool = False) -> Self:
+        """Start one on a loopback port (0: a free one) and wait until it is healthy.
+
+        Unless `keep`, it ends with this process, however that ends. Raises EngineError when the port is in
+        use or the server does not come up.
+        """
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
+                raise EngineError(
+                    f"port {port}: cannot be used ({error.strerror}); choose another, or leave the port out "
+                    "and a free one is taken"
+                ) from error
+            port = probe.getsockname()[1]
+        command = cls.command() + ([] if keep else [TIED]) + [cls.program]
+        directory = tempfile.mkdtemp(prefix="concurrency-lab-")
+        log = Path(directory) / "engine.log"
+        told = {"LAB_ENGINE_DIR": directory, "TMPDIR": directory} | cls.environment(port, directory)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL if keep else subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=without_credentials() | told,
+                cwd=directory,
+                start_new_session=True,  # its own group, so that its workers end with it and Ctrl-C is ours
+            )
+        server = cls(process.pid, port, directory)
+        _processes[process.pid] = process
+        try:
+            server._wait_until_healthy(process, log)
+        except BaseException:
+            server.stop()
+            raise
+        return server
+
+    def _wait_until_healthy(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        give_up = time.monotonic() + self.start_seconds
+        while not self.healthy(self.endpoint_url):
+            if process.poll() is not None or time.monotonic() > give_up:
+                told = log.read_text(errors="replace").strip()[-2000:]
+                raise EngineError(
+                    f"the {self.engine} engine did not come up on {self.endpoint_url}; run `./lab doctor`, "
+                    f"or read what it said:\n{told}"
+                )
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Kill it with its workers and remove its folder; SIGTERM would hang while callbacks wait."""
+        # Until a child of ours that died is waited for, its number still names the group of its workers.
+        if self.alive or self.pid in _processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        if process := _processes.pop(self.pid, None):
+            process.wait()
+            if process.stdin:
+                process.stdin.close()
+        give_up = time.monotonic() + 10
+        while self.alive and time.monotonic() < give_up:
+            time.sleep(0.01)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @classmethod
+    def note(cls) -> Path:
+        """Where the server that is kept is noted."""
+        return KEPT / f"{cls.engine}.json"
+
+    @classmethod
+    def kept(cls) -> Self | None:
+        """The server that `./lab engine start` keeps, or None; a note whose process is gone is removed."""
+        try:
+            server = cls(**json.loads(cls.note().read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise EngineError(
+                f"{cls.note()}: not a note of a kept engine ({error}); remove the file"
+            ) from error
+        if not server.alive:
+            cls.note().unlink(missing_ok=True)
+            server.stop()
+            return None
+        return server
+
+    @classmethod
+    def keep(cls, port: int = 0) -> Self:
+        """Start one that outlives this process; raises EngineError when one is kept already."""
+        if server := cls.kept():
+            raise EngineError(
+                f"pid {server.pid}: the {cls.engine} engine is kept already, at {server.endpoint_url}; "
+                f"use it, or `./lab engine stop {cls.engine}` first"
+            )
+        server = cls.start(port, keep=True)
+        KEPT.mkdir(exist_ok=True)
+        write_whole(cls.note(), json.dumps(vars(server)))
+        return server
+
+    @classmethod
+    def unkeep(cls) -> Self | None:
+        """Stop the kept server and return what it was, or None when there was none."""
+        if server := cls.kept():
+            server.stop()
+            cls.note().unlink(missing_ok=True)
+        return server
+
+
+_processes: dict[int, subprocess.Popen[bytes]] = {}
+
+
+class Local(Engine):
+    """An engine on this machine; see the module's text for where it answers.
+
+    endpoint: the URL of one that runs already. Raises EngineError when none answers there.
+    """
+
+    server: ClassVar[type[Server]]
+    clock_seconds = 0.002  # one clock, but each service rounds to its own milliseconds
+    poll_seconds = 0.1
+    log_seconds = 5.0
+    settle_seconds = 0.0
+    paced = False
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        super().__init__()
+        self.endpoint_url = self._find(endpoint)
+        self._session = Session(
+            aws_access_key_id=DUMMY["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=DUMMY["AWS_SECRET_ACCESS_KEY"],
+            aws_session_token=None,
+            region_name=REGION,
+            localstack_host=self.endpoint_url.partition("://")[2],
+        )
+
+    def _find(self, endpoint: str | None) -> str:
+        variable = named_endpoint()
+        said = f"endpoint={endpoint}" if endpoint else variable and f"{variable}={os.environ[variable]}"
+        if said:
+            url = endpoint or get_service_endpoint("sqs")
+            if not self.server.healthy(url):
+                raise EngineError(
+                    f"{said}: no {self.name} engine answers at {url}; leave it out (or unset it) and one is "
+                    f"found or started, or start one with `./lab engine start {self.name}`"
+                )
+            return url
+        if server := self.server.kept():
+            if not self.server.healthy(server.endpoint_url):
+                raise EngineError(
+                    f"{server.endpoint_url}: the kept {self.name} engine (pid {server.pid}) does not answer; "
+                    f"`./lab engine stop {self.name}` it and start it again"
+                )
+            return server.endpoint_url
+        return self._fall_back()
+
+    def _fall_back(self) -> str:
+        """The endpoint of this engine when none is named and none is kept."""
+        raise NotImplementedError
+
+    def _new_client(self, service: str) -> Any:
+        return self._session.client(service, config=CLIENT_CONFIG)
+
+    def fleet_environment(self) -> dict[str, str]:
+        """The environment in which a fleet process finds this engine with plain boto3."""
+        return without_credentials() | self.shared()
+
+    def shared(self) -> dict[str, str]:
+        """The environment variables by which `connect` finds this same engine in another process."""
+        return {"AWS_ENDPOINT_URL": self.endpoint_url}
