@@ -17,16 +17,16 @@ import psutil
 import pytest
 from machines import ROLE, callback, ended, machine, queue, receive_token
 
-from helpers.engines import connect, embedded, local
+from helpers.engines import connect, embedded
 from helpers.errors import EngineError
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
     """Each test has its own note of a kept engine, and no endpoint in its environment."""
-    for variable in local.ENDPOINT_VARIABLES:
+    for variable in embedded.ENDPOINT_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(local, "KEPT", tmp_path)
+    monkeypatch.setattr(embedded, "KEPT", tmp_path / "engine.json")
 
 
 @pytest.fixture(scope="module")
@@ -144,38 +144,38 @@ def test_a_port_in_use_is_named():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(EngineError, match=f"port {port}"):
-            embedded.Server.keep(port)
-    assert embedded.Server.kept() is None
+            embedded.keep(port)
+    assert embedded.kept() is None
 
 
 def test_a_kept_engine_is_found_used_and_stopped():
     """`keep` outlives its caller, `connect` uses it and leaves it running, `unkeep` ends it."""
-    server = embedded.Server.keep()
+    server = embedded.keep()
     try:
         with pytest.raises(EngineError, match="kept already"):
-            embedded.Server.keep()
+            embedded.keep()
         with connect("embedded") as attached:
             assert attached.endpoint_url == server.endpoint_url
-        assert embedded.Server.kept() == server
+        assert embedded.kept() == server
     finally:
-        embedded.Server.unkeep()
+        embedded.unkeep()
     assert gone(server.pid)
-    assert embedded.Server.unkeep() is None
+    assert embedded.unkeep() is None
 
 
 def test_a_stale_note_is_cleared():
     """A note whose process is gone, or belongs to another program, counts as no engine."""
     note = {"pid": os.getpid(), "port": 1, "directory": "/nonexistent"}
-    embedded.Server.note().write_text(json.dumps(note))
-    assert embedded.Server.kept() is None
-    assert not embedded.Server.note().exists()
+    embedded.KEPT.write_text(json.dumps(note))
+    assert embedded.kept() is None
+    assert not embedded.KEPT.exists()
 
 
 def test_a_note_that_is_no_note_is_named():
     """A damaged note is refused with its path and the remedy."""
-    embedded.Server.note().write_text("{")
+    embedded.KEPT.write_text("{")
     with pytest.raises(EngineError, match="remove the file"):
-        embedded.Server.kept()
+        embedded.kept()
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_dead_endpoint_is_named(monkeypatch, variable, value):
         connect("embedded")
 
 
-@pytest.mark.parametrize("variable", local.ENDPOINT_VARIABLES)
+@pytest.mark.parametrize("variable", embedded.ENDPOINT_VARIABLES)
 def test_an_endpoint_in_the_environment_is_used(monkeypatch, server, variable):
     """Both conventions lead to the engine that they name, which stays up afterwards."""
     value = server.endpoint_url if variable == "AWS_ENDPOINT_URL" else f"127.0.0.1:{server.port}"
@@ -196,7 +196,7 @@ def test_an_endpoint_in_the_environment_is_used(monkeypatch, server, variable):
     with connect("embedded") as attached:
         assert attached.endpoint_url == server.endpoint_url
         attached.client("sqs").list_queues()
-    assert embedded.Server.healthy(server.endpoint_url)
+    assert embedded.healthy(server.endpoint_url)
 
 
 def test_another_release_is_refused():
@@ -204,9 +204,7 @@ def test_another_release_is_refused():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import importlib.util as u; "
     code += "s = u.module_from_spec(u.spec_from_file_location('server', sys.argv[1] + '/__main__.py')); "
     code += "s.__loader__.exec_module(s); s.WRITTEN_FOR = '0.0.0'; s.main()"
-    ran = subprocess.run(
-        [sys.executable, "-c", code, embedded.Server.program], capture_output=True, text=True
-    )
+    ran = subprocess.run([sys.executable, "-c", code, embedded.PROGRAM], capture_output=True, text=True)
     assert ran.returncode == 1
     assert "0.0.0" in ran.stderr
 
