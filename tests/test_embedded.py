@@ -17,16 +17,16 @@ import psutil
 import pytest
 from machines import ROLE, callback, ended, machine, queue, receive_token
 
-from helpers.engines import connect, embedded
+from helpers.engines import connect, embedded, local
 from helpers.errors import EngineError
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
     """Each test has its own note of a kept engine, and no endpoint in its environment."""
-    for variable in embedded.ENDPOINT_VARIABLES:
+    for variable in local.ENDPOINT_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(embedded, "KEPT", tmp_path / "engine.json")
+    monkeypatch.setattr(local, "KEPT", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -144,38 +144,38 @@ def test_a_port_in_use_is_named():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(EngineError, match=f"port {port}"):
-            embedded.keep(port)
-    assert embedded.kept() is None
+            embedded.Server.keep(port)
+    assert embedded.Server.kept() is None
 
 
 def test_a_kept_engine_is_found_used_and_stopped():
     """`keep` outlives its caller, `connect` uses it and leaves it running, `unkeep` ends it."""
-    server = embedded.keep()
+    server = embedded.Server.keep()
     try:
         with pytest.raises(EngineError, match="kept already"):
-            embedded.keep()
+            embedded.Server.keep()
         with connect("embedded") as attached:
             assert attached.endpoint_url == server.endpoint_url
-        assert embedded.kept() == server
+        assert embedded.Server.kept() == server
     finally:
-        embedded.unkeep()
+        embedded.Server.unkeep()
     assert gone(server.pid)
-    assert embedded.unkeep() is None
+    assert embedded.Server.unkeep() is None
 
 
 def test_a_stale_note_is_cleared():
     """A note whose process is gone, or belongs to another program, counts as no engine."""
     note = {"pid": os.getpid(), "port": 1, "directory": "/nonexistent"}
-    embedded.KEPT.write_text(json.dumps(note))
-    assert embedded.kept() is None
-    assert not embedded.KEPT.exists()
+    embedded.Server.note().write_text(json.dumps(note))
+    assert embedded.Server.kept() is None
+    assert not embedded.Server.note().exists()
 
 
 def test_a_note_that_is_no_note_is_named():
     """A damaged note is refused with its path and the remedy."""
-    embedded.KEPT.write_text("{")
+    embedded.Server.note().write_text("{")
     with pytest.raises(EngineError, match="remove the file"):
-        embedded.kept()
+        embedded.Server.kept()
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_dead_endpoint_is_named(monkeypatch, variable, value):
         connect("embedded")
 
 
-@pytest.mark.parametrize("variable", embedded.ENDPOINT_VARIABLES)
+@pytest.mark.parametrize("variable", local.ENDPOINT_VARIABLES)
 def test_an_endpoint_in_the_environment_is_used(monkeypatch, server, variable):
     """Both conventions lead to the engine that they name, which stays up afterwards."""
     value = server.endpoint_url if variable == "AWS_ENDPOINT_URL" else f"127.0.0.1:{server.port}"
@@ -196,7 +196,7 @@ def test_an_endpoint_in_the_environment_is_used(monkeypatch, server, variable):
     with connect("embedded") as attached:
         assert attached.endpoint_url == server.endpoint_url
         attached.client("sqs").list_queues()
-    assert embedded.healthy(server.endpoint_url)
+    assert embedded.Server.healthy(server.endpoint_url)
 
 
 def test_another_release_is_refused():
@@ -204,7 +204,9 @@ def test_another_release_is_refused():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import importlib.util as u; "
     code += "s = u.module_from_spec(u.spec_from_file_location('server', sys.argv[1] + '/__main__.py')); "
     code += "s.__loader__.exec_module(s); s.WRITTEN_FOR = '0.0.0'; s.main()"
-    ran = subprocess.run([sys.executable, "-c", code, embedded.PROGRAM], capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code, embedded.Server.program], capture_output=True, text=True
+    )
     assert ran.returncode == 1
     assert "0.0.0" in ran.stderr
 
