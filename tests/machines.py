@@ -16,15 +16,25 @@ def machine(engine, states: dict, start: str) -> str:
     return made["stateMachineArn"]
 
 
-def ended(engine, arn: str, data: dict, seconds: float = 30) -> dict:
-    """Start an execution and return its description once it has ended."""
+def start(engine, arn: str, data) -> str:
+    """Start an execution of a state machine and return its ARN."""
+    started = engine.client("stepfunctions").start_execution(stateMachineArn=arn, input=json.dumps(data))
+    return started["executionArn"]
+
+
+def until(engine, arn: str, seconds: float = 30) -> dict:
+    """The description of an execution once it has ended."""
     sfn = engine.client("stepfunctions")
-    execution = sfn.start_execution(stateMachineArn=arn, input=json.dumps(data))["executionArn"]
     give_up = time.monotonic() + seconds
-    while (described := sfn.describe_execution(executionArn=execution))["status"] == "RUNNING":
+    while (described := sfn.describe_execution(executionArn=arn))["status"] == "RUNNING":
         assert time.monotonic() < give_up, f"still running after {seconds} s"
         time.sleep(0.05)
     return described
+
+
+def ended(engine, arn: str, data) -> dict:
+    """Start an execution and return its description once it has ended."""
+    return until(engine, start(engine, arn, data))
 
 
 def callback(queue_url: str, **fields) -> dict:

@@ -4,7 +4,8 @@ import json
 import time
 
 import pytest
-from machines import callback, distributed, ended, machine, queue
+from botocore.exceptions import ClientError
+from machines import callback, distributed, ended, machine, queue, receive_token, start, until
 
 
 def test_max_concurrency_from_a_path(engine):
@@ -63,3 +64,42 @@ def test_the_context_object_of_a_child_is_its_own(engine):
     names = {child["name"] for child in json.loads(described["output"])}
     assert len(names) == 3
     assert described["name"] not in names
+
+
+@pytest.mark.parametrize("kind", ["Parallel", "Map"])
+def test_the_first_branch_that_fails_fails_its_state(engine, kind):
+    """One branch or iteration that fails, fails its state at once, and the others are stopped."""
+    url = queue(engine)
+    branch = {"StartAt": "Wait", "States": callback(url, Catch=[])}
+    both = {"Branches": [branch, branch]} if kind == "Parallel" else {"ItemProcessor": branch}
+    sfn = engine.client("stepfunctions")
+    arn = start(engine, machine(engine, {"Both": {"Type": kind, "End": True} | both}, "Both"), [0, 1])
+    bad, other = receive_token(engine, url), receive_token(engine, url)
+    sfn.send_task_failure(taskToken=bad, error="Bad")
+    described = until(engine, arn)
+    assert (described["status"], described["error"]) == ("FAILED", "Bad")
+    with pytest.raises(ClientError):
+        sfn.send_task_success(taskToken=other, output="{}")
+
+
+def test_a_stopped_execution_enters_no_state(engine):
+    """StopExecution ends a wait and kills the tokens of its branches; no state is entered after it."""
+    url = queue(engine)
+    tell = callback(url, Catch=[]) | {"Nap": {"Type": "Wait", "Seconds": 1, "Next": "Wait"}}
+    branches = [{"StartAt": start, "States": tell} for start in ("Wait", "Nap")]
+    both = {
+        "Type": "Parallel",
+        "Branches": branches,
+        "Catch": [{"ErrorEquals": ["States.ALL"], "Next": "Both"}],
+    }
+    sfn = engine.client("stepfunctions")
+    arn = start(engine, machine(engine, {"Both": both | {"End": True}}, "Both"), {})
+    token = receive_token(engine, url)
+    sfn.stop_execution(executionArn=arn)
+    with pytest.raises(ClientError):
+        sfn.send_task_success(taskToken=token, output="{}")
+    # Another execution's nap begins later and ends later.
+    start(engine, machine(engine, tell, "Nap"), {})
+    receive_token(engine, url)
+    assert not engine.client("sqs").receive_message(QueueUrl=url).get("Messages")
+    assert sfn.describe_execution(executionArn=arn)["status"] == "ABORTED"

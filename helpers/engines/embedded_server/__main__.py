@@ -6,32 +6,18 @@ emulator leaves out; each has its test in tests/test_embedded.py. They are writt
 so the server refuses to start on another.
 """
 
-import os
 import resource
-import shutil
-import signal
 import sys
-import threading
 from importlib.metadata import version
 
 import callbacks
 import functions
+import map_runs
 import maps
 import states
+import stopping
 
 WRITTEN_FOR = "1.5.33"
-
-
-def end_with_parent() -> None:
-    """End this process and its Lambda workers when the parent closes our standard input, even by dying."""
-
-    def watch() -> None:
-        while sys.stdin.buffer.read(1024):
-            pass
-        shutil.rmtree(os.environ["LAB_ENGINE_DIR"], ignore_errors=True)
-        os.killpg(os.getpgid(0), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
 def main() -> None:
@@ -45,11 +31,9 @@ def main() -> None:
     # Three pipes a Lambda worker and a socket a request soon pass the usual soft limit of 1,024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    if "--watch-stdin" in sys.argv:
-        end_with_parent()
     from ministack import app
 
-    for corrections in (callbacks, maps, states, functions):
+    for corrections in (stopping, maps, map_runs, callbacks, states, functions):
         corrections.correct()
     sys.argv = ["ministack"]
     app.main()
