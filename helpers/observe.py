@@ -221,7 +221,7 @@ def _children(
         times = _epoch(child, "startDate"), _epoch(child, "stopDate")
         cases.append(Case(child["name"], child["status"], *times, child["executionArn"]))
     cases.sort(key=lambda case: (case.arrival, case.name))
-    most = min(sample or (SAMPLE if reader.paced else len(cases)), len(cases))
+    most = min(sample or (SAMPLE if reader.engine.paced else len(cases)), len(cases))
     chosen = [cases[place] for place in np.linspace(0, len(cases) - 1, most).round().astype(int)]
     kept = [case for case in chosen if ":express:" not in case.arn]
 

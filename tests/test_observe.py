@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from helpers import checks, live, metrics, observe, stack
 from helpers.engines import Engine
+from helpers.engines.pacing import QUOTAS, Bucket
 from helpers.errors import ObserveError
 from helpers.experiment import Experiment
-from helpers.observing import history, items, reader
+from helpers.observing import history, items
 from helpers.observing.diagnosis import LOST, REDELIVERED
-from helpers.observing.reader import Bucket
 
 ARN = "arn:aws:states:us-east-1:123456789012:execution:orders:monday"
 START = 1_800_000_000.0
@@ -502,6 +502,7 @@ class Answers:
         def call(**asked):
             self.engine.calls.append(action)
             shapes = self.meta.service_model.operation_model(action)
+            self.meta.events.emit(f"before-call.any.{action}", model=shapes, params={"headers": {}})
             assert not ParamValidator().validate(asked, shapes.input_shape).has_errors()
             answer = self.engine.answer(action, asked)
             assert not (problems := ParamValidator().validate(answer, shapes.output_shape)).has_errors(), (
@@ -977,12 +978,10 @@ def test_calls_keep_to_the_quota(size, rate, pauses):
 def test_each_call_takes_from_its_own_quota(monkeypatch):
     """Off the embedded engine every call with a quota is paced by it, and no other call is."""
     taken = []
-    monkeypatch.setattr(reader.Bucket, "take", lambda self: taken.append((self._size, self._rate)))
+    monkeypatch.setattr(Bucket, "take", lambda self: taken.append((self._size, self._rate)))
     engine = Aws(HISTORIES)
     observe.execution(engine, ARN, progress=False)
-    assert sorted(taken) == sorted(
-        reader.QUOTAS[action] for action in engine.calls if action in reader.QUOTAS
-    )
+    assert sorted(taken) == sorted(QUOTAS[action] for action in engine.calls if action in QUOTAS)
     assert len(taken) > 2 * len(HISTORIES)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from botocore.config import Config
 
+from helpers.engines.pacing import Pacer
 from helpers.experiment import Experiment
 from helpers.trace import Trace
 
@@ -50,6 +51,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._clients: dict[str, Any] = {}
+        self._pacer = Pacer()
 
     def _new_client(self, service: str) -> Any:
         raise NotImplementedError
@@ -58,6 +60,8 @@ class Engine:
         """The boto3 client of an AWS service here, e.g. `client("sqs")`; threads may share it."""
         if service not in self._clients:
             self._clients[service] = self._new_client(service)
+            if self.paced:
+                self._pacer.pace(self._clients[service])
         return self._clients[service]
 
     def fleet_environment(self) -> dict[str, str]:

@@ -1,11 +1,9 @@
-"""Calls to a live engine that only read: within AWS's quotas, page by page, errors in the lab's words."""
+"""Calls to a live engine that only read: page by page, errors in the lab's words."""
 
 from __future__ import annotations
 
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -13,16 +11,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from helpers.engines.base import Engine
 from helpers.errors import ObserveError
 
-__all__ = ["PAGE", "QUOTAS", "Bucket", "Reader", "check"]
+__all__ = ["PAGE", "Reader", "check"]
 
-QUOTAS: Mapping[str, tuple[int, float]] = {
-    "DescribeExecution": (300, 15),
-    "DescribeMapRun": (200, 1),
-    "GetExecutionHistory": (400, 20),
-    "ListExecutions": (200, 5),
-    "ListMapRuns": (100, 1),
-}
-"""Calls at once, and calls a second from then on: Step Functions service quotas, us-east-1, 2026-11-24."""
 PAGE = 1000
 """What one ListExecutions or GetExecutionHistory returns at most (API reference, 2026-11-24)."""
 DENIED = re.compile(r"AccessDenied|Unauthorized|NotAuthorized")
@@ -53,48 +43,17 @@ def check(arn: str) -> None:
         raise ObserveError(f"{arn}: does not name a state machine and an execution of it; {WANTED}")
 
 
-class Bucket:
-    """A token bucket: `size` calls at once, `per_second` from then on; threads may share it.
-
-    clock and sleep: of another time than this machine's, in seconds.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        per_second: float,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._size, self._rate, self._clock, self._sleep = size, per_second, clock, sleep
-        self._level, self._at, self._lock = float(size), clock(), threading.Lock()
-
-    def take(self) -> None:
-        """Wait until a call is allowed."""
-        with self._lock:
-            now = self._clock()
-            self._level = min(self._size, self._level + (now - self._at) * self._rate) - 1
-            self._at = now
-            wait = -self._level / self._rate
-        if wait > 0:
-            self._sleep(wait)
-
-
 class Reader:
-    """Reads from an engine. paced: AWS's quotas hold there. notes: what was not to be had, in sentences."""
+    """Reads from an engine. notes: what was not to be had, in sentences."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.paced = engine.paced
         self.notes: list[str] = []
-        self._buckets = {action: Bucket(*quota) for action, quota in QUOTAS.items()} if self.paced else {}
 
     def call(self, service: str, operation: str, **arguments: Any) -> dict[str, Any]:
         """The answer of one call, e.g. of "sqs", "get_queue_attributes". Raises ObserveError."""
         client = self.engine.client(service)
         action = client.meta.method_to_api_mapping[operation]
-        if action in self._buckets:
-            self._buckets[action].take()
         try:
             answer: dict[str, Any] = getattr(client, operation)(**arguments)
             return answer
