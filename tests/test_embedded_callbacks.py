@@ -2,10 +2,14 @@
 
 import json
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
-from machines import callback, ended, machine, queue, receive_token
+from botocore.exceptions import ClientError
+from machines import ROLE, callback, ended, machine, queue, receive_token, start, until
+from test_embedded_functions import archive
 
 
 def test_timeout_from_a_path(engine):
@@ -51,7 +55,7 @@ def test_each_attempt_waits_for_a_token_of_its_own(engine):
     sfn.start_execution(stateMachineArn=arn, input="{}")
     first, second = receive_token(engine, url), receive_token(engine, url)
     assert first != second
-    with pytest.raises(sfn.exceptions.ClientError):
+    with pytest.raises(sfn.exceptions.TaskTimedOut):
         sfn.send_task_success(taskToken=first, output="{}")
 
 
@@ -67,7 +71,7 @@ def test_a_token_takes_one_answer(engine):
         def answer(number: int, token: str = token) -> bool:
             try:
                 sfn.send_task_success(taskToken=token, output=json.dumps(number))
-            except sfn.exceptions.ClientError:
+            except sfn.exceptions.TaskTimedOut:
                 return False
             return True
 
@@ -78,3 +82,115 @@ def test_a_token_takes_one_answer(engine):
             assert time.monotonic() < give_up
             time.sleep(0.02)
         assert taken == [json.loads(described["output"])["answer"]]
+
+
+def answers(engine, token: str) -> set[str]:
+    """The error codes with which the three SendTask* refuse a token."""
+    sfn = engine.client("stepfunctions")
+    codes = set()
+    for call, answer in (
+        (sfn.send_task_success, {"output": "{}"}),
+        (sfn.send_task_failure, {}),
+        (sfn.send_task_heartbeat, {}),
+    ):
+        with pytest.raises(ClientError) as refused:
+            call(taskToken=token, **answer)
+        codes.add(refused.value.response["Error"]["Code"])
+    return codes
+
+
+@pytest.mark.parametrize("field", ["TimeoutSeconds", "HeartbeatSeconds"])
+def test_a_late_answer_is_refused(engine, field):
+    """The token of a task that timed out, by either clock, is refused with TaskTimedOut."""
+    url = queue(engine)
+    ended(engine, machine(engine, callback(url, **{"TimeoutSeconds": 100, field: 1}), "Wait"), {})
+    assert {"TaskTimedOut"} == answers(engine, receive_token(engine, url))
+
+
+def test_the_token_of_a_stopped_execution_is_refused(engine):
+    """StopExecution ends the wait: its token is refused with TaskTimedOut, and no thread waits any more."""
+    url = queue(engine)
+    sfn = engine.client("stepfunctions")
+    arn = machine(engine, callback(url, HeartbeatSeconds=100), "Wait")
+    runs = [start(engine, arn, {}) for _ in range(20)]
+    tokens = [receive_token(engine, url) for _ in runs]
+    server = psutil.Process(engine._own.pid)
+    before = server.num_threads()
+    for run in runs:
+        sfn.stop_execution(executionArn=run)
+    assert {"TaskTimedOut"} == set.union(*(answers(engine, token) for token in tokens))
+    give_up = time.monotonic() + 10
+    while server.num_threads() > before - len(runs):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def test_what_never_was_a_token_is_refused(engine):
+    """A text that is no token is refused with InvalidToken."""
+    assert {"InvalidToken"} == answers(engine, "no token")
+
+
+def test_a_lost_heartbeat_is_a_timeout(engine):
+    """Catch takes a lost heartbeat as States.Timeout, too, and not as States.TaskFailed."""
+    catch = [{"ErrorEquals": ["States.TaskFailed"], "Next": "Done"}]
+    catch += [{"ErrorEquals": ["States.Timeout"], "ResultPath": "$.error", "Next": "Done"}]
+    states = callback(queue(engine), TimeoutSeconds=100, HeartbeatSeconds=1, Catch=catch)
+    assert "error" in json.loads(ended(engine, machine(engine, states, "Wait"), {})["output"])
+
+
+def test_the_error_of_a_function_with_a_token_fails_the_task(engine):
+    """A function that is called with a task token and raises, fails the task with its error."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    engine.client("lambda").create_function(
+        FunctionName=name,
+        Runtime="python3.13",
+        Role=ROLE,
+        Handler="index.handler",
+        Code={"ZipFile": archive("def handler(event, context):\n    raise KeyError(event)\n")},
+    )
+    task = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",
+        "Parameters": {"FunctionName": name, "Payload": {"token.$": "$$.Task.Token"}},
+        "End": True,
+    }
+    described = ended(engine, machine(engine, {"Call": task}, "Call"), {})
+    assert (described["status"], described["error"]) == ("FAILED", "KeyError")
+
+
+def activity(engine, **fields) -> tuple[str, dict]:
+    """An activity, and the states that give it a task and pass its error on as output."""
+    arn = engine.client("stepfunctions").create_activity(name=f"test-{uuid.uuid4().hex[:8]}")["activityArn"]
+    states = callback("", Resource=arn, **fields)
+    del states["Wait"]["Parameters"]
+    return arn, states
+
+
+@pytest.mark.parametrize(
+    ("field", "error"),
+    [("TimeoutSeconds", "States.Timeout"), ("HeartbeatSeconds", "States.HeartbeatTimeout")],
+)
+def test_the_clocks_of_an_activity_start_when_a_worker_fetches_it(engine, field, error):
+    """An activity's task times out by either clock, from when a worker has it; then its token is dead."""
+    arn, states = activity(engine, **{field: 1})
+    sfn = engine.client("stepfunctions")
+    execution = start(engine, machine(engine, states, "Wait"), {})
+    time.sleep(1.5)
+    assert sfn.describe_execution(executionArn=execution)["status"] == "RUNNING"
+    token = sfn.get_activity_task(activityArn=arn)["taskToken"]
+    assert error == json.loads(until(engine, execution)["output"])["error"]["Error"]
+    assert {"TaskTimedOut"} == answers(engine, token)
+
+
+def test_an_activity_is_answered(engine):
+    """A worker of an activity gets its input, beats and answers with its token."""
+    arn, states = activity(engine, HeartbeatSeconds=2)
+    sfn = engine.client("stepfunctions")
+    execution = start(engine, machine(engine, states, "Wait"), {"n": 1})
+    task = sfn.get_activity_task(activityArn=arn)
+    for _ in range(6):
+        time.sleep(0.5)
+        sfn.send_task_heartbeat(taskToken=task["taskToken"])
+    sfn.send_task_success(taskToken=task["taskToken"], output='"done"')
+    assert json.loads(task["input"]) == {"n": 1}
+    assert json.loads(until(engine, execution)["output"]) == {"n": 1, "answer": "done"}

@@ -1,8 +1,11 @@
 """The embedded engine's states and what they call do what AWS documents."""
 
 import json
+import uuid
 
-from machines import ended, machine
+import pytest
+from botocore.exceptions import ClientError
+from machines import ROLE, callback, ended, machine, queue, receive_token, start, until
 
 
 def test_a_state_can_write_to_s3(engine):
@@ -19,3 +22,120 @@ def test_a_state_can_write_to_s3(engine):
     stored = json.load(s3.get_object(Bucket="test-put-object", Key="items.json")["Body"])
     assert described["status"] == "SUCCEEDED"
     assert stored == [{"a": 1}]
+
+
+def refusal(call, **arguments) -> str:
+    """The error code with which a call is refused."""
+    with pytest.raises(ClientError) as refused:
+        call(**arguments)
+    return refused.value.response["Error"]["Code"]
+
+
+KIB_256 = 262_144
+
+
+def text(size: int) -> str:
+    """A JSON text of so many bytes, a character of two among them."""
+    return json.dumps("é" + "x" * (size - 4), ensure_ascii=False)
+
+
+def test_payloads_are_limited(engine):
+    """StartExecution takes 256 KiB of input, SendTaskSuccess of output, as UTF-8, and no byte more."""
+    url = queue(engine)
+    sfn = engine.client("stepfunctions")
+    arn = machine(engine, callback(url), "Wait")
+    start = {"stateMachineArn": arn, "name": f"n{uuid.uuid4().hex}"}
+    assert refusal(sfn.start_execution, input=text(KIB_256 + 1), **start) == "ValidationException"
+    execution = sfn.start_execution(input=text(KIB_256), **start)["executionArn"]
+    answer = {"taskToken": receive_token(engine, url)}
+    assert refusal(sfn.send_task_success, output=text(KIB_256 + 1), **answer) == "ValidationException"
+    for field, limit in {"error": 256, "cause": 32_768}.items():
+        assert refusal(sfn.send_task_failure, **{field: "é" * (limit + 1)}, **answer) == "ValidationException"
+        assert refusal(sfn.stop_execution, executionArn=execution, **{field: "x" * (limit + 1)})
+    sfn.send_task_success(output=text(KIB_256), **answer)
+
+
+def test_what_is_no_json_is_refused(engine):
+    """Input and output are JSON: else InvalidExecutionInput and InvalidOutput, and the task waits on."""
+    url = queue(engine)
+    sfn = engine.client("stepfunctions")
+    arn = machine(engine, callback(url), "Wait")
+    assert refusal(sfn.start_execution, stateMachineArn=arn, input="{no") == "InvalidExecutionInput"
+    execution = start(engine, arn, {})
+    token = receive_token(engine, url)
+    assert refusal(sfn.send_task_success, taskToken=token, output="{no") == "InvalidOutput"
+    sfn.send_task_success(taskToken=token, output="1")
+    assert json.loads(until(engine, execution)["output"]) == {"answer": 1}
+
+
+PASS = {"Type": "Pass", "End": True}
+ASK = {"Type": "Task", "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken", "End": True}
+
+
+@pytest.mark.parametrize(
+    ("states", "kind"),
+    [
+        ({"Do": {"Type": "Pass"}}, "STANDARD"),
+        ({"Do": {"Type": "Pass", "Next": "Nowhere"}}, "STANDARD"),
+        ({"Other": PASS}, "STANDARD"),
+        ({"Do": ASK}, "EXPRESS"),
+        ({"Do": ASK | {"TimeoutSeconds": 5, "HeartbeatSeconds": 5}}, "STANDARD"),
+        (
+            {"Do": PASS | {"Type": "Parallel", "Branches": [{"StartAt": "It", "States": {"It": ASK}}]}},
+            "EXPRESS",
+        ),
+        (
+            {
+                "Do": PASS
+                | {
+                    "Type": "Map",
+                    "ItemProcessor": {
+                        "ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "EXPRESS"},
+                        "StartAt": "It",
+                        "States": {"It": ASK},
+                    },
+                }
+            },
+            "STANDARD",
+        ),
+    ],
+)
+def test_a_definition_that_breaks_a_rule_is_refused(engine, states, kind):
+    """A state without a way on, and a callback in an Express workflow, however deep, is InvalidDefinition."""
+    sfn = engine.client("stepfunctions")
+    definition = json.dumps({"StartAt": "Do", "States": states})
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    refused = refusal(sfn.create_state_machine, name=name, definition=definition, roleArn=ROLE, type=kind)
+    assert refused == "InvalidDefinition"
+    if kind == "STANDARD":
+        arn = machine(engine, {"Do": PASS}, "Do")
+        update = {"stateMachineArn": arn, "definition": definition}
+        assert refusal(sfn.update_state_machine, **update) == "InvalidDefinition"
+
+
+def test_an_execution_times_out(engine):
+    """TimeoutSeconds of a state machine ends what runs: TIMED_OUT without an error, its tokens are dead."""
+    url = queue(engine)
+    sfn = engine.client("stepfunctions")
+    definition = {"TimeoutSeconds": 2, "StartAt": "Wait", "States": callback(url)}
+    arn = sfn.create_state_machine(
+        name=f"test-{uuid.uuid4().hex[:8]}", definition=json.dumps(definition), roleArn=ROLE
+    )["stateMachineArn"]
+    described = ended(engine, arn, {})
+    assert (described["status"], described.get("error")) == ("TIMED_OUT", None)
+    token = receive_token(engine, url)
+    assert refusal(sfn.send_task_success, taskToken=token, output="{}") == "TaskTimedOut"
+    last = sfn.get_execution_history(executionArn=described["executionArn"], reverseOrder=True)["events"][0]
+    assert last["executionTimedOutEventDetails"] == {"error": "States.Timeout"}
+
+
+def test_starting_again_starts_nothing(engine):
+    """StartExecution with the name and input of an execution that runs gives that one; with others, it is
+    refused."""
+    sfn = engine.client("stepfunctions")
+    named = {"stateMachineArn": machine(engine, callback(queue(engine)), "Wait"), "name": "one"}
+    first, again = (sfn.start_execution(input="{}", **named) for _ in range(2))
+    assert [first[key] for key in ("executionArn", "startDate")] == [
+        again[key] for key in ("executionArn", "startDate")
+    ]
+    assert refusal(sfn.start_execution, input="1", **named) == "ExecutionAlreadyExists"

@@ -14,6 +14,7 @@ import callbacks
 import functions
 import map_runs
 import maps
+import refusals
 import states
 import stopping
 
@@ -33,7 +34,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     from ministack import app
 
-    for corrections in (stopping, maps, map_runs, callbacks, states, functions):
+    for corrections in (stopping, maps, map_runs, callbacks, refusals, states, functions):
         corrections.correct()
     sys.argv = ["ministack"]
     app.main()

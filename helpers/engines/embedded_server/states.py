@@ -4,6 +4,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import clocks
+import stopping
+
 State = dict[str, Any]
 Step = Callable[..., Any]
 
@@ -29,6 +32,42 @@ def limits_from_paths(sfn: Any, execute: Step) -> Step:
     return corrected
 
 
+def timeout_of_execution(sfn: Any, run: Step) -> Step:
+    """An execution that runs longer than its state machine's TimeoutSeconds ends as TIMED_OUT."""
+
+    def expire(execution: Any) -> None:
+        if execution["status"] == "RUNNING":
+            execution["status"], execution["stopDate"] = "TIMED_OUT", sfn.now_iso()
+            details = {"executionTimedOutEventDetails": {"error": "States.Timeout"}}
+            sfn._add_event(execution, "ExecutionTimedOut", details)
+            sfn._emit_execution_status_event(execution)
+            stopping.executions[execution["executionArn"]].stop()
+
+    def corrected(arn: str) -> None:
+        execution = sfn._executions[arn]
+        machine = sfn._state_machines.get(execution["stateMachineArn"], {"definition": "{}"})
+        if seconds := json.loads(machine["definition"]).get("TimeoutSeconds"):
+            clocks.after(seconds, expire, execution)
+        run(arn)
+
+    return corrected
+
+
+def start_again(sfn: Any, start: Step) -> Step:
+    """StartExecution with the name and input of an execution that runs returns that one."""
+
+    def corrected(data: dict[str, Any]) -> Any:
+        answer = start(data)
+        found = json.loads(answer[2])
+        if found.get("__type") == "ExecutionAlreadyExists":
+            execution = sfn._executions[found["message"].split("'")[1]]
+            if execution["status"] == "RUNNING" and execution["input"] == data.get("input", "{}"):
+                return sfn.json_response({key: execution[key] for key in ("executionArn", "startDate")})
+        return answer
+
+    return corrected
+
+
 def put_object(sfn: Any, s3: Any, dispatch: Step) -> Step:
     """A state can write to S3: aws-sdk:s3:putObject, whose Body may be any JSON value."""
 
@@ -49,6 +88,8 @@ def correct() -> None:
     from ministack.services import s3
     from ministack.services import stepfunctions as sfn
 
+    sfn._run_execution = timeout_of_execution(sfn, sfn._run_execution)
+    sfn._start_execution = start_again(sfn, sfn._start_execution)
     sfn._dispatch_aws_sdk_rest_xml = put_object(sfn, s3, sfn._dispatch_aws_sdk_rest_xml)
     sfn._execute_task = limits_from_paths(sfn, sfn._execute_task)
     sfn._execute_map = limits_from_paths(sfn, sfn._execute_map)
