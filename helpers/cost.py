@@ -70,6 +70,7 @@ _STEP_FUNCTIONS = "https://aws.amazon.com/step-functions/pricing/"
 _EXPRESS = "https://www.wring.co/blog/aws-step-functions-pricing-guide"
 _LAMBDA = "https://aws.amazon.com/lambda/pricing/"
 _SQS = "https://cloudburn.io/blog/amazon-sqs-pricing"
+_CLOUDWATCH = "https://support.site24x7.com/portal/en/kb/articles/aws-cloudwatch-metrics-cost-calculation"
 _S3 = "https://c3x.dev/blog/s3-request-fees-explained"
 
 
@@ -77,7 +78,8 @@ _S3 = "https://c3x.dev/blog/s3-request-fees-explained"
 class Prices:
     """The prices of one region, by default us-east-1; override with `dataclasses.replace`.
 
-    First volume tiers. SQS, Express and S3 prices were read on third-party pages, which `source` names.
+    First volume tiers. SQS, Express, S3 and CloudWatch prices were read on third-party pages, which `source`
+    names.
     """
 
     transition: Price = Price(0.000025, "transition", "Step Functions", _STEP_FUNCTIONS, free=4_000)
@@ -89,6 +91,7 @@ class Prices:
     sqs_request: Price = Price(0.0000004, "request", "SQS", _SQS, free=1_000_000)
     s3_put: Price = Price(0.000005, "PUT or LIST request", "S3", _S3)
     s3_get: Price = Price(0.0000004, "GET request", "S3", _S3)
+    metric: Price = Price(0.00001, "metric requested", "CloudWatch", _CLOUDWATCH)
 
 
 US_EAST_1 = Prices()

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ ATTEMPT_OUTCOMES = ("succeeded", "failed", "late", "lost")
 ITEM_TIMES = ["arrival", "enqueued", "service_start", "service_end", "returned"]
 """The times of an item, in the order in which they happen."""
 
-FORMAT = 1
+FORMAT = 2
 _COLUMNS: dict[str, dict[str, str | tuple[str, ...]]] = {
     "items": {
         "item": "int64",
@@ -44,8 +44,13 @@ _COLUMNS: dict[str, dict[str, str | tuple[str, ...]]] = {
         "outcome": ATTEMPT_OUTCOMES,
     },
     "samples": {"time": "float64", "visible": "int64", "in_flight": "int64"},
+    "metrics": {"time": "float64", "metric": "text", "resource": "text", "value": "float64", "unit": "text"},
 }
 """Each column's dtype, or that it is categorical: of these words in this order, or of any text."""
+
+
+def _none(table: str) -> pd.DataFrame:
+    return pd.DataFrame(columns=list(_COLUMNS[table]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +66,14 @@ class Trace:
         item, attempt (from 1), worker, start, end (NaN if lost), outcome ("succeeded", "failed",
         "late" for an answer that was refused because the task had ended, or "lost").
     samples: the depth of the queue as SQS reports it, in messages: time, visible, in_flight. May be empty.
+    metrics: what AWS itself measured; empty elsewhere. time, metric, resource (the stack's output that it is
+        of, empty for the whole account), value, unit. Of CloudWatch's metrics the time is the beginning of a
+        minute and the value its maximum; itemCounts.NAME are DescribeMapRun's, as sampled.
     started: UTC time of the execution's start, ISO 8601. versions: what ran, by name.
     clock_seconds: how far the engine's clocks may disagree, 0.0 where there is only one.
 
     Columns are brought to one dtype each, columns beyond these are left out, and rows keep their order.
-    lane, outcome and worker are categorical: in LANES, in OUTCOMES or ATTEMPT_OUTCOMES, in any text. A column
+    Text is categorical: lane in LANES, outcome in OUTCOMES or ATTEMPT_OUTCOMES, any text elsewhere. A column
     that has its dtype already is not copied before one of the two tables changes.
     Raises TraceError for a missing column, a value that does not fit its column, or a time that is not UTC.
     """
@@ -78,6 +86,7 @@ class Trace:
     started: str
     versions: dict[str, str]
     clock_seconds: float
+    metrics: pd.DataFrame = field(default_factory=lambda: _none("metrics"))
 
     def __post_init__(self) -> None:
         for name in _COLUMNS:
@@ -112,9 +121,9 @@ class Trace:
     def save(self, path: str | Path) -> Path:
         """Write the trace as one Parquet file and return its path; a file is there whole or not at all.
 
-        The file is one flat table that any Parquet reader can query: the rows of items, attempts and samples
-        one after another, told apart by the column `record`, null in the columns that a record lacks. What
-        is not a table is in `DataFrame.attrs`, which pandas keeps in the metadata of the file.
+        The file is one flat table that any Parquet reader can query: the rows of items, attempts,
+        samples and metrics one after another, told apart by the column `record`, null in the columns that a
+        record lacks. What is not a table is in `DataFrame.attrs`, which pandas keeps in the file's metadata.
         """
         path = Path(path)
         tables = [getattr(self, name) for name in _COLUMNS]
@@ -157,14 +166,15 @@ class Trace:
         version = about.pop("format", None)
         if version is None:
             raise TraceError(f"{path}: is Parquet but no trace; give a file that Trace.save wrote.")
-        if version != FORMAT:
+        if version not in (1, FORMAT):  # 1 had no metrics
             raise TraceError(
-                f"{path}: has trace format {version}, but this release reads format {FORMAT}; "
+                f"{path}: has trace format {version}, but this release reads formats 1 and {FORMAT}; "
                 f"read it with the release that wrote it, or record the run again."
             )
         try:
             about["experiment"] = Experiment.from_dict(about["experiment"])
-            about.update({name: whole[whole["record"] == name] for name in _COLUMNS})
+            tables = [name for name in _COLUMNS if (version, name) != (1, "metrics")]
+            about.update({name: whole[whole["record"] == name] for name in tables})
             return cls(**about)
         except (LabError, KeyError, TypeError) as error:
             raise TraceError(f"{path}: does not hold a whole trace ({error}); record it again.") from error

@@ -15,11 +15,11 @@ from helpers.errors import TraceError
 from helpers.experiment import Experiment, exponential
 from helpers.trace import ATTEMPT_OUTCOMES, LANES, OUTCOMES, Trace
 
-TABLES = ("items", "attempts", "samples")
+TABLES = ("items", "attempts", "samples", "metrics")
 
 
 def small_trace() -> Trace:
-    """A run with both lanes, failures, dead letters, time-outs, and missing times."""
+    """A run with both lanes, failures, dead letters, time-outs, missing times, and CloudWatch's metrics."""
     experiment = Experiment(
         40,
         worker_concurrency=2,
@@ -31,7 +31,9 @@ def small_trace() -> Trace:
     trace = make_trace(experiment)
     assert trace.items["service_start"].isna().any()
     assert {"succeeded", "failed", "timed_out", "dead_lettered"} == set(trace.items["outcome"])
-    return trace
+    queue = {"metric": "ApproximateNumberOfMessagesVisible", "resource": "QueueUrl", "unit": "Count"}
+    rows = [{**queue, "time": -7.5, "value": 12.0}, {**queue, "time": 52.5, "value": 0.0}]
+    return dataclasses.replace(trace, metrics=pd.DataFrame(rows))
 
 
 def same(expected: Trace, actual: Trace) -> None:
@@ -293,7 +295,7 @@ def test_a_foreign_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("attribute", "value", "words"),
     [
-        ("format", 2, "has trace format 2, but this release reads format 1"),
+        ("format", 3, "has trace format 3, but this release reads formats 1 and 2"),
         ("experiment", {"items": 0}, "items=0"),
         ("started", "noon", "started='noon'"),
         ("extra", 1, "extra"),
@@ -309,7 +311,18 @@ def test_another_version_is_refused(tmp_path, attribute, value, words):
         Trace.load(path)
 
 
-@pytest.mark.parametrize("column", ["record", "arrival", "visible"])
+def test_a_file_from_before_there_were_metrics_is_read(tmp_path):
+    """Format 1 had no metrics: what it holds is read as it is, and there are none."""
+    trace = small_trace()
+    path = trace.save(tmp_path / "trace.parquet")
+    frame = pd.read_parquet(path)
+    older = frame[frame["record"] != "metrics"].drop(columns=["metric", "resource", "value", "unit"])
+    older.attrs = frame.attrs | {"format": 1}
+    older.to_parquet(path)
+    same(dataclasses.replace(trace, metrics=pd.DataFrame(columns=list(trace.metrics))), Trace.load(path))
+
+
+@pytest.mark.parametrize("column", ["record", "arrival", "visible", "unit"])
 def test_a_trace_file_that_lacks_a_column_is_refused(tmp_path, column):
     """The message names the file and the column."""
     path = small_trace().save(tmp_path / "trace.parquet")
