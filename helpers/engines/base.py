@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from botocore.config import Config
 
+from helpers.engines import behaviours
 from helpers.engines.pacing import Pacer
 from helpers.experiment import Experiment
 from helpers.trace import Trace
@@ -71,6 +72,13 @@ class Engine:
     def shared(self) -> dict[str, str]:
         """The environment variables by which `connect` finds this same engine in another process."""
         return {}
+
+    def shows(self, behaviour: str) -> bool:
+        """Whether this engine does what AWS documents, e.g. `shows("callbacks.heartbeat_expires")`.
+
+        docs/engines.md lists the behaviours. Raises EngineError when the behaviour is not known.
+        """
+        return behaviours.shows(self.name, behaviour)
 
     def versions(self) -> dict[str, str]:
         """The versions of what a measurement depends on, by name."""
