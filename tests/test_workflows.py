@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 from test_stack import resources
 
-from helpers import metrics, stack
+from helpers import live, metrics, stack
 
 PATIENCE_SECONDS = 60
 
@@ -34,11 +34,11 @@ def ended(deployed, arn):
     return until(look)
 
 
-def output(deployed, data, machine="StateMachineArn"):
-    """What an execution with this input returns; it must succeed."""
+def results(deployed, data, machine):
+    """The results of an execution with this input, which must succeed, in item order."""
     execution = ended(deployed, deployed.start(data, machine))
     assert execution["status"] == "SUCCEEDED", execution.get("cause")
-    return json.loads(execution["output"])
+    return live.results(deployed, execution)
 
 
 def logged(deployed, group):
@@ -152,10 +152,10 @@ def test_inline_and_distributed_give_the_same_results(maps):
     work[2]["failures"] = 1
     expected = [(n, "direct", n, 2 if n == 2 else 1) for n in range(6)]
     for machine in MACHINES:
-        results = output(maps, {"items": work}, machine)["results"]
-        actual = [(r["item"], r["lane"], r["answer"]["item"], r["answer"]["attempt"]) for r in results]
+        back = results(maps, {"items": work}, machine)
+        actual = [(r["item"], r["lane"], r["answer"]["item"], r["answer"]["attempt"]) for r in back]
         assert expected == actual
-        for result in results:
+        for result in back:
             arrival, returned = (datetime.fromisoformat(result[key]).timestamp() for key in SOJOURN)
             answer = result["answer"]
             clock = maps.engine.clock_seconds
@@ -169,7 +169,7 @@ def test_distributed_finds_items_that_lie_in_s3(maps):
         Bucket=maps.outputs["Bucket"], Key="items/from-s3.json", Body=json.dumps(items(3))
     )
     execution = ended(maps, maps.start({}, "DistributedArn", name="from-s3"))
-    assert [result["item"] for result in json.loads(execution["output"])["results"]] == [0, 1, 2]
+    assert [result["item"] for result in live.results(maps, execution)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -177,8 +177,8 @@ def test_an_execution_may_bring_its_own_concurrency(maps, machine):
     """max_concurrency in the input overrules the template's MaxConcurrency, without a deployment."""
 
     def at_once(given):
-        results = output(maps, {"items": items(4, task_seconds=0.5), **given}, machine)["results"]
-        moments = [[datetime.fromisoformat(r[key]).timestamp() for r in results] for key in SOJOURN]
+        back = results(maps, {"items": items(4, task_seconds=0.5), **given}, machine)
+        moments = [[datetime.fromisoformat(r[key]).timestamp() for r in back] for key in SOJOURN]
         return peak(*moments)
 
     assert [at_once({"max_concurrency": limit}) for limit in (1, 2)] == [1, 2]
@@ -193,11 +193,11 @@ def test_one_failed_item_against_the_tolerance(engine, maps):
         runs = [(maps, "InlineArn"), (maps, "DistributedArn"), (tolerant, "DistributedArn")]
         arns = [deployed.start({"items": work}, machine) for deployed, machine in runs]
         inline, strict, passed = (ended(run[0], arn) for run, arn in zip(runs, arns, strict=True))
+        back = live.results(tolerant, passed)
     assert [inline["status"], strict["status"], passed["status"]] == ["FAILED", "FAILED", "SUCCEEDED"]
     assert "item 2 is marked as bad" in inline["cause"]
     assert strict["error"] == "States.ExceedToleratedFailureThreshold"
-    results = [result for result in json.loads(passed["output"])["results"] if result]
-    assert [result["item"] for result in results] == [0, 1, 3]
+    assert [result["item"] for result in back] == [0, 1, 3]
 
 
 # task_token
