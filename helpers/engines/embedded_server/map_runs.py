@@ -212,8 +212,7 @@ class MapRun:
 
     def _count(self, items: int, before: str, after: str) -> None:
         for counts, n in ((self.record["itemCounts"], items), (self.record["executionCounts"], 1)):
-            counts[after] += n
-            counts[before] -= n
+            counts.update({before: counts[before] - n, after: counts[after] + n})  # both or none, to who looks
 
     def _work(self) -> None:
         while True:
@@ -305,7 +304,6 @@ class MapRun:
             if "stopDate" in self.record:
                 return
             now = self.sfn.now_iso()
-            self.record |= {"status": status, "stopDate": now}
             self.left = list(self.waiting)
             self.waiting.clear()
             for child in self.running.values():
@@ -316,6 +314,7 @@ class MapRun:
             for name in ("itemCounts", "executionCounts"):
                 counts = self.record[name]
                 counts["resultsWritten"] = counts["total"] - counts["pending"]
+            self.record |= {"status": status, "stopDate": now}
         self.ended.put(None)
         self.scope.stop()
 
