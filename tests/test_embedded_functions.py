@@ -1,37 +1,97 @@
 """The embedded engine's Lambda functions, their event source mappings and logs do what AWS documents."""
 
+import functools
 import io
 import json
 import time
 import uuid
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
-from machines import ROLE
-
-
-def archive(code: str) -> bytes:
-    """A deployment package whose index.py is this code."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as file:
-        file.writestr("index.py", code)
-    return packed.getvalue()
+from botocore.exceptions import ClientError
+from machines import ROLE, ended, machine
 
 
 def function(engine, code: str, **fields) -> str:
     """Create a function from the text of its index.py and return its name."""
     name = f"test-{uuid.uuid4().hex[:8]}"
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
+        file.writestr("index.py", code)
     settings = {"Runtime": "python3.13", "Role": ROLE, "Handler": "index.handler"} | fields
-    engine.client("lambda").create_function(FunctionName=name, Code={"ZipFile": archive(code)}, **settings)
+    package = {"ZipFile": packed.getvalue()}
+    engine.client("lambda").create_function(FunctionName=name, Code=package, **settings)
     return name
 
 
 def log_lines(engine, name: str) -> list[str]:
-    """All that a function has logged."""
-    pages = engine.client("logs").get_paginator("filter_log_events")
-    found = pages.paginate(logGroupName=f"/aws/lambda/{name}")
-    return [event["message"] for page in found for event in page["events"]]
+    """All that a function has logged so far."""
+    logs = engine.client("logs")
+    found = logs.get_paginator("filter_log_events").paginate(logGroupName=f"/aws/lambda/{name}")
+    try:
+        return [event["message"] for page in found for event in page["events"]]
+    except logs.exceptions.ResourceNotFoundException:  # its first invocation makes the group
+        return []
+
+
+def eventually(what: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until it is so."""
+    give_up = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < give_up, f"not so after {seconds} s"
+        time.sleep(0.05)
+
+
+def queue(engine, **attributes: object) -> tuple[str, str]:
+    """Create a queue and return its URL and its ARN."""
+    sqs = engine.client("sqs")
+    texts = {name: str(value) for name, value in attributes.items()}
+    url = sqs.create_queue(QueueName=f"test-{uuid.uuid4().hex[:8]}", Attributes=texts)["QueueUrl"]
+    known = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    return url, known["Attributes"]["QueueArn"]
+
+
+def send(engine, url: str, number: int) -> None:
+    for n in range(number):
+        engine.client("sqs").send_message(QueueUrl=url, MessageBody=str(n))
+
+
+def count(engine, url: str, what: str = "") -> int:
+    name = f"ApproximateNumberOfMessages{what}"
+    found = engine.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=[name])
+    return int(found["Attributes"][name])
+
+
+def mapping(engine, name: str, arn: str, concurrency: int = 10, **fields) -> str:
+    """Create an event source mapping and return its UUID."""
+    settings = {"BatchSize": 1, "ScalingConfig": {"MaximumConcurrency": concurrency}} | fields
+    client = engine.client("lambda")
+    return client.create_event_source_mapping(FunctionName=name, EventSourceArn=arn, **settings)["UUID"]
+
+
+TELLS = """
+import json, time
+def handler(event, context):
+    start = time.time()
+    time.sleep(0.2)
+    received = [record["attributes"]["ApproximateReceiveCount"] for record in event["Records"]]
+    print(json.dumps({"received": received, "start": start, "end": time.time()}), flush=True)
+"""
+"""A handler that tells its batch: how often each message was received, and when it began and ended."""
+
+
+def batches(engine, name: str) -> list[dict]:
+    """What TELLS has told so far, in the order of the starts."""
+    told = [json.loads(line) for line in log_lines(engine, name) if line.startswith("{")]
+    return sorted(told, key=lambda batch: batch["start"])
+
+
+def at_once(found: list[dict]) -> int:
+    """The most batches that were in service at the same time."""
+    return max(sum(a["start"] <= b["start"] < a["end"] for a in found) for b in found)
 
 
 def test_logs_of_concurrent_invocations_are_whole(engine):
@@ -74,3 +134,206 @@ def test_log_events_are_paged(engine):
     pages = logs.get_paginator("filter_log_events").paginate(logGroupName="test-pages")
     found = [int(event["message"]) for page in pages for event in page["events"]]
     assert sorted(found) == list(range(21_000))
+
+
+def test_throttled_messages_use_up_their_receives(engine):
+    """Reserved concurrency does not hold a mapping back: what is throttled until its visibility timeout has
+    been received, and after maxReceiveCount lies in the dead-letter queue."""
+    dead_url, dead_arn = queue(engine)
+    redrive = json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": 2})
+    url, arn = queue(engine, VisibilityTimeout=2, RedrivePolicy=redrive)
+    name = function(engine, TELLS, Timeout=1)
+    engine.client("lambda").put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+    send(engine, url, 6)
+    mapping(engine, name, arn)
+    eventually(lambda: count(engine, url, "NotVisible") == 6)
+    eventually(lambda: count(engine, dead_url) == 6)
+    assert not count(engine, url)
+
+
+def test_a_throttled_batch_is_tried_again(engine):
+    """Within its visibility timeout a throttled batch gets its turn, by one receive; no more run at once than
+    are reserved."""
+    url, arn = queue(engine)
+    name = function(engine, TELLS)
+    engine.client("lambda").put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
+    send(engine, url, 3)
+    mapping(engine, name, arn)
+    eventually(lambda: len(batches(engine, name)) == 3)
+    found = batches(engine, name)
+    assert [batch["received"] for batch in found] == [["1"]] * 3
+    assert at_once(found) == 1
+
+
+def test_maximum_concurrency_changes_at_run_time(engine, tmp_path):
+    """UpdateEventSourceMapping raises and lowers how many batches are in service at once."""
+    code = (
+        "import pathlib, time\n"
+        "def handler(event, context):\n"
+        "    until = pathlib.Path(event['Records'][0]['body'])\n"
+        "    while not until.exists():\n"
+        "        time.sleep(0.02)\n"
+    )
+    url, arn = queue(engine, VisibilityTimeout=600)
+    name = function(engine, code, Timeout=300)
+    client = engine.client("lambda")
+    paths = [tmp_path / str(n) for n in range(20)]
+    for path in paths:
+        engine.client("sqs").send_message(QueueUrl=url, MessageBody=str(path))
+    uuid_ = mapping(engine, name, arn, concurrency=2)
+    eventually(lambda: count(engine, url, "NotVisible") == 2)
+    client.update_event_source_mapping(UUID=uuid_, ScalingConfig={"MaximumConcurrency": 5})
+    eventually(lambda: count(engine, url, "NotVisible") == 5)
+    client.update_event_source_mapping(UUID=uuid_, ScalingConfig={"MaximumConcurrency": 3})
+    for path in paths[:5]:
+        path.touch()
+    eventually(lambda: (count(engine, url), count(engine, url, "NotVisible")) == (12, 3))
+    time.sleep(0.5)  # time enough for a fourth
+    assert count(engine, url, "NotVisible") == 3
+    for path in paths[5:]:
+        path.touch()
+    eventually(lambda: (count(engine, url), count(engine, url, "NotVisible")) == (0, 0))
+
+
+@pytest.mark.parametrize(("size", "window", "sent"), [(10, 3, 3), (2, 300, 2), (15, 300, 15)])
+def test_a_batching_window_gathers_messages(engine, size, window, sent):
+    """A batch goes when it has BatchSize messages, more than 10 too, or when its window is over."""
+    url, arn = queue(engine)
+    name = function(engine, TELLS)
+    mapping(engine, name, arn, BatchSize=size, MaximumBatchingWindowInSeconds=window)
+    send(engine, url, 1)
+    eventually(lambda: count(engine, url, "NotVisible") == 1)
+    send(engine, url, sent - 1)
+    eventually(lambda: not count(engine, url) + count(engine, url, "NotVisible"))
+    assert [sent] == [len(batch["received"]) for batch in batches(engine, name)]
+
+
+def test_a_throttled_task_fails_by_name(engine):
+    """A state can catch what Lambda throttles as Lambda.TooManyRequestsException."""
+    name = function(engine, TELLS)
+    engine.client("lambda").put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+    invoke = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::lambda:invoke",
+        "Parameters": {"FunctionName": name},
+        "Catch": [{"ErrorEquals": ["Lambda.TooManyRequestsException"], "Next": "Throttled"}],
+        "End": True,
+    }
+    states = {"Invoke": invoke, "Throttled": {"Type": "Pass", "Result": "throttled", "End": True}}
+    described = ended(engine, machine(engine, states, "Invoke"), {})
+    assert json.loads(described["output"]) == "throttled"
+
+
+def stack(engine, resources: dict, name: str = "") -> str:
+    """Create a stack of these resources, or update the one of this name; return its name once it is made."""
+    cfn = engine.client("cloudformation")
+    body = json.dumps({"Resources": resources})
+    if name:
+        cfn.update_stack(StackName=name, TemplateBody=body)
+        cfn.get_waiter("stack_update_complete").wait(StackName=name, WaiterConfig={"Delay": 1})
+        return name
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    cfn.create_stack(StackName=name, TemplateBody=body)
+    eventually(lambda: not stack_status(engine, name).endswith("IN_PROGRESS"))
+    return name
+
+
+def stack_status(engine, name: str) -> str:
+    return engine.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
+
+
+def resource(engine, name: str, logical_id: str) -> str:
+    """The physical id of a stack's resource."""
+    found = engine.client("cloudformation").describe_stack_resource(
+        StackName=name, LogicalResourceId=logical_id
+    )
+    return found["StackResourceDetail"]["PhysicalResourceId"]
+
+
+def templated(code: str, **properties) -> dict:
+    """A function in a template."""
+    settings = {"Runtime": "python3.13", "Role": ROLE, "Handler": "index.handler", "Code": {"ZipFile": code}}
+    return {"Type": "AWS::Lambda::Function", "Properties": settings | properties}
+
+
+def test_a_template_reserves_concurrency(engine):
+    """ReservedConcurrentExecutions of a template is the function's, and an update's; without it there is
+    none."""
+    client = engine.client("lambda")
+    name = stack(engine, {"Function": templated(TELLS, ReservedConcurrentExecutions=2)})
+    function_name = resource(engine, name, "Function")
+    assert client.get_function_concurrency(FunctionName=function_name)["ReservedConcurrentExecutions"] == 2
+    stack(engine, {"Function": templated(TELLS, ReservedConcurrentExecutions="3")}, name)
+    assert client.get_function_concurrency(FunctionName=function_name)["ReservedConcurrentExecutions"] == 3
+    stack(engine, {"Function": templated(TELLS)}, name)
+    assert "ReservedConcurrentExecutions" not in client.get_function_concurrency(FunctionName=function_name)
+
+
+def test_a_mapping_that_is_refused_rolls_its_stack_back(engine):
+    """A resource that cannot be made ends the stack as ROLLBACK_COMPLETE, and its other resources go."""
+    queue_name = f"test-{uuid.uuid4().hex[:8]}"
+    name = stack(
+        engine,
+        {
+            "Queue": {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": queue_name}},
+            "Function": templated(TELLS),
+            "Mapping": {
+                "Type": "AWS::Lambda::EventSourceMapping",
+                "Properties": {
+                    "EventSourceArn": {"Fn::GetAtt": ["Queue", "Arn"]},
+                    "FunctionName": {"Ref": "Function"},
+                    "ScalingConfig": {"MaximumConcurrency": 1},
+                },
+            },
+        },
+    )
+    assert stack_status(engine, name) == "ROLLBACK_COMPLETE"
+    with pytest.raises(ClientError, match="NonExistentQueue"):
+        engine.client("sqs").get_queue_url(QueueName=queue_name)
+
+
+NOTES_ITS_PROCESS = """
+import os, pathlib, time
+pathlib.Path(os.environ["NOTES"], str(os.getpid())).touch()
+time.sleep(float(os.environ["START_SECONDS"]))
+def handler(event, context):
+    print("busy", flush=True)
+    time.sleep(event)
+"""
+"""A handler whose process notes its number as the name of a file when it starts."""
+
+
+def test_workers_end_with_their_function(engine, tmp_path):
+    """A function that is deleted leaves no worker: none that idles, is busy, starts, or would start when an
+    asynchronous invocation that failed is tried again."""
+    lambda_, cfn = engine.client("lambda"), engine.client("cloudformation")
+    cases = (("idle", 1, 0, 0), ("busy", 1, 0, 50), ("start", 3, 2, 0))
+    functions = {}
+    for by in ("DeleteFunction", "CloudFormation"):
+        for what, workers, start_seconds, busy_seconds in cases:
+            notes = tmp_path / by / what
+            notes.mkdir(parents=True)
+            variables = {"NOTES": str(notes), "START_SECONDS": str(start_seconds)}
+            settings = {"Environment": {"Variables": variables}, "Timeout": 60}
+            if by == "CloudFormation":
+                made = stack(engine, {"Function": templated(NOTES_ITS_PROCESS, **settings)})
+                name = resource(engine, made, "Function")
+                functions[notes] = functools.partial(cfn.delete_stack, StackName=made)
+            else:
+                name = function(engine, NOTES_ITS_PROCESS, **settings)
+                functions[notes] = functools.partial(lambda_.delete_function, FunctionName=name)
+            for _ in range(workers):
+                seconds = json.dumps(busy_seconds)
+                lambda_.invoke(FunctionName=name, InvocationType="Event", Payload=seconds)
+    for notes, delete in functions.items():
+        eventually(lambda notes=notes: any(notes.iterdir()))
+        delete()
+    time.sleep(4)  # past the retries of asynchronous invocations, the second of which comes after 3 s
+    assert [path for path in tmp_path.rglob("[0-9]*") if alive(int(path.name))] == []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

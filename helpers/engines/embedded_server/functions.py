@@ -1,6 +1,7 @@
 """Lambda functions, their event source mappings and their logs."""
 
 import contextlib
+import contextvars
 import fcntl
 import json
 import os
@@ -14,20 +15,109 @@ from typing import Any
 LOG_WAIT_SECONDS = 5
 LOG_PAGE = 10_000
 """Events that one FilterLogEvents returns at most (API reference, 2026-11-24)."""
+THROTTLE_RETRY_SECONDS = 1.0
+"""Until a throttled batch is tried again. AWS documents no such time; the simulator assumes the same."""
 
 Step = Callable[..., Any]
 
 
-def number_from_template(concurrency: Step) -> Step:
-    """MaximumConcurrency is a number, though a CloudFormation parameter gives it as text."""
+def polls_up_to_its_maximum(concurrency: Step) -> Step:
+    """A mapping takes up to MaximumConcurrency batches at once, whatever its function has reserved.
 
-    def corrected(mapping: dict[str, Any], *rest: Any) -> Any:
+    A CloudFormation parameter gives MaximumConcurrency as text.
+    """
+
+    def corrected(mapping: dict[str, Any], function: Any, config: Any, queue: Any) -> Any:
         scaling = mapping.get("ScalingConfig") or {}
         if isinstance(scaling.get("MaximumConcurrency"), str):
             scaling["MaximumConcurrency"] = int(scaling["MaximumConcurrency"])
-        return concurrency(mapping, *rest)
+        return concurrency(mapping, {}, {}, queue)
 
     return corrected
+
+
+def refused_mapping(lambda_svc: Any, create: Step) -> Step:
+    """A mapping whose MaximumConcurrency Lambda refuses fails its stack."""
+
+    def corrected(logical_id: str, properties: dict[str, Any], *stack: str) -> Any:
+        scaling = {name: int(value) for name, value in properties.get("ScalingConfig", {}).items()}
+        if refused := lambda_svc._validate_scaling_config(
+            {"ScalingConfig": scaling}, properties.get("EventSourceArn", "")
+        ):
+            raise ValueError(json.loads(refused[2])["message"])
+        return create(logical_id, properties, *stack)
+
+    return corrected
+
+
+class ThrottledBatches:
+    """A mapping's batch whose invocation is throttled is tried again until its visibility timeout ends."""
+
+    def __init__(self) -> None:
+        self.until = contextvars.ContextVar("until", default=0.0)
+        """When the running batch is visible again (epoch s); 0 for an invocation of another kind."""
+
+    def of_mapping(self, run: Step) -> Step:
+        """The messages come back by themselves; what has been received of their receives stays used."""
+
+        def corrected(mapping: Any, function: Any, event: Any, batch: Any, *queue: str) -> Any:
+            self.until.set(min(message["visible_at"] for message in batch))
+            return run(mapping, function, event, batch, *queue)
+
+        return corrected
+
+    def wait(self, acquire: Step) -> Step:
+        """Each second another try for a place among the concurrent invocations."""
+
+        def corrected(function: Any, config: Any) -> Any:
+            taken = acquire(function, config)
+            while taken[0] is None and (left := self.until.get() - time.time()) > 0:
+                time.sleep(min(left, THROTTLE_RETRY_SECONDS))
+                if left > THROTTLE_RETRY_SECONDS:
+                    taken = acquire(function, config)
+            return taken
+
+        return corrected
+
+
+class BatchingWindow:
+    """A mapping gathers messages until it has BatchSize or MaximumBatchingWindowInSeconds are over."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        self.wake = wake
+        self.mapping: dict[str, Any] = {}
+        self.gathered: dict[str, tuple[list[dict[str, Any]], float]] = {}
+        """What each mapping holds, by its UUID, and when it got the first of it (epoch s)."""
+
+    def of_mapping(self, concurrency: Step) -> Step:
+        """The poller asks for a mapping's concurrency right before it receives for that mapping."""
+
+        def corrected(mapping: dict[str, Any], *rest: Any) -> Any:
+            self.mapping = mapping
+            return concurrency(mapping, *rest)
+
+        return corrected
+
+    def gather(self, receive: Step) -> Step:
+        """Messages for the poller: a whole batch, or none while it is being gathered."""
+
+        def corrected(queue_url: str, size: Any) -> Any:
+            size, now = int(size), time.time()
+            name, window = self.mapping["UUID"], int(self.mapping["MaximumBatchingWindowInSeconds"])
+            held, since = self.gathered.pop(name, ([], now))
+            batch = [message for message in held if message["visible_at"] > now]
+            while len(batch) < size and (messages := receive(queue_url, size - len(batch))):
+                batch += messages
+            if batch and len(batch) < size and now < since + window:
+                if not held:
+                    timer = threading.Timer(window, self.wake.set)
+                    timer.daemon = True
+                    timer.start()
+                self.gathered[name] = batch, since
+                return []
+            return batch
+
+        return corrected
 
 
 def whole_logs(worker: Any) -> None:
@@ -91,6 +181,34 @@ def errors_named_by_class(execute: Step) -> Step:
     return corrected
 
 
+def throttles_by_name(failed: Any, call: Step) -> Step:
+    """A throttled invocation fails its task with Lambda.TooManyRequestsException, for a Retry to name."""
+
+    def corrected(reference: str, event: Any) -> Any:
+        try:
+            return call(reference, event)
+        except failed as error:
+            if error.error == "Lambda.Unknown" and "TooManyRequestsException" in error.cause:
+                raise failed("Lambda.TooManyRequestsException", error.cause) from None
+            raise
+
+    return corrected
+
+
+def reserved_by_template(lambda_svc: Any, provision: Step) -> Step:
+    """A function that CloudFormation makes or updates has its ReservedConcurrentExecutions."""
+
+    def corrected(*given: Any) -> Any:
+        answer = provision(*given)
+        # create is given (id, properties, stack), update (id, old properties, new properties, stack, id).
+        properties = [value for value in given if isinstance(value, dict)][-1]
+        reserved = properties.get("ReservedConcurrentExecutions")
+        lambda_svc._functions[answer[0]]["concurrency"] = None if reserved is None else int(reserved)
+        return answer
+
+    return corrected
+
+
 def workers_end_with_their_function(lambda_svc: Any, delete: Step) -> Step:
     """A function that CloudFormation deletes takes its worker processes with it."""
 
@@ -100,6 +218,18 @@ def workers_end_with_their_function(lambda_svc: Any, delete: Step) -> Step:
             name, account=lambda_svc.get_account_id(), region=lambda_svc.get_region()
         )
         return answer
+
+    return corrected
+
+
+def deleted_functions_do_not_run(lambda_svc: Any, execute: Step) -> Step:
+    """What still invokes a function that has been deleted, such as a retry, starts no worker for it."""
+
+    def corrected(function: dict[str, Any], event: Any, request_id: str) -> Any:
+        name = (function.get("config") or function)["FunctionName"]
+        if name not in lambda_svc._functions:
+            return {"error": True, "body": {"errorType": "ResourceNotFoundException", "errorMessage": name}}
+        return execute(function, event, request_id)
 
     return corrected
 
@@ -127,12 +257,29 @@ def log_pages(find: Step) -> Step:
 def correct() -> None:
     """Put these corrections in place in ministack."""
     from ministack.core import lambda_runtime
-    from ministack.services import cloudwatch_logs, lambda_svc
+    from ministack.services import cloudwatch_logs, lambda_svc, sqs
+    from ministack.services import stepfunctions as sfn
     from ministack.services.cloudformation import provisioners
 
     whole_logs(lambda_runtime.Worker)
     cloudwatch_logs._filter_log_events = log_pages(cloudwatch_logs._filter_log_events)
     function = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]
+    function["create"] = reserved_by_template(lambda_svc, function["create"])
+    function["update"] = reserved_by_template(lambda_svc, function["update"])
     function["delete"] = workers_end_with_their_function(lambda_svc, function["delete"])
-    lambda_svc._execute_function_warm = errors_named_by_class(lambda_svc._execute_function_warm)
-    lambda_svc._sqs_esm_concurrency = number_from_template(lambda_svc._sqs_esm_concurrency)
+    lambda_svc._execute_function_warm = deleted_functions_do_not_run(
+        lambda_svc, errors_named_by_class(lambda_svc._execute_function_warm)
+    )
+    sfn._call_lambda = throttles_by_name(sfn._ExecutionError, sfn._call_lambda)
+
+    mapping = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]
+    mapping["create"] = refused_mapping(lambda_svc, mapping["create"])
+    throttled = ThrottledBatches()
+    lambda_svc._run_sqs_batch = throttled.of_mapping(lambda_svc._run_sqs_batch)
+    lambda_svc._acquire_execution_slot = throttled.wait(lambda_svc._acquire_execution_slot)
+    window = BatchingWindow(lambda_svc._esm_wake)
+    lambda_svc._sqs_esm_concurrency = window.of_mapping(
+        polls_up_to_its_maximum(lambda_svc._sqs_esm_concurrency)
+    )
+    sqs._receive_messages_for_esm = window.gather(sqs._receive_messages_for_esm)
+    lambda_svc._ESM_BACKOFF_SECONDS = 0.0  # one failed batch would hold back all others of its mapping
