@@ -193,13 +193,23 @@ def test_every_parameter_and_output_is_of_use(workflow):
 
 @of_every_workflow
 def test_nothing_has_a_fixed_name(workflow):
-    """Two stacks of one workflow never collide, since CloudFormation names everything in them."""
+    """Two stacks of one workflow never collide: CloudFormation names what is in them, or their name does."""
     found = {
         f"{name}.{key}"
         for name, resource in of_type(workflow, BUCKET, LAMBDA, LOGS, MACHINE, QUEUE, ROLE).items()
         for key in FIXED_NAMES & resource["Properties"].keys()
+        if "AWS::StackName" not in json.dumps(resource["Properties"][key])
     }
     assert set() == found
+
+
+@of_every_workflow
+def test_every_state_machine_is_named_after_its_stack(workflow):
+    """CloudFormation puts the stack's name into all names but a state machine's; policies go by it."""
+    names = [machine["StateMachineName"] for machine in properties(workflow, MACHINE).values()]
+    texts = [name.get("Fn::Sub") or f"${{{name['Ref']}}}" for name in names]
+    assert [text for text in texts if not text.startswith("${AWS::StackName}")] == []
+    assert len(texts) == len(set(texts))
 
 
 @of_every_workflow
