@@ -55,12 +55,17 @@ def queue(engine) -> str:
     return engine.client("sqs").create_queue(QueueName=f"test-{uuid.uuid4().hex[:8]}")["QueueUrl"]
 
 
-def receive_token(engine, url: str) -> str:
-    """The token of the next message, which is taken off the queue."""
+def receive(engine, url: str) -> dict:
+    """The body of the next message, which is taken off the queue."""
     sqs = engine.client("sqs")
     (message,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=10)["Messages"]
     sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-    return json.loads(message["Body"])["token"]
+    return json.loads(message["Body"])
+
+
+def receive_token(engine, url: str) -> str:
+    """The token in the next message, which is taken off the queue."""
+    return receive(engine, url)["token"]
 
 
 def distributed(states: dict, start: str, **fields) -> dict:

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 from botocore.exceptions import ClientError
-from machines import callback, distributed, ended, machine, queue, receive_token, start, until
+from machines import callback, distributed, ended, machine, queue, receive, receive_token, start, until
 
 
 def test_max_concurrency_from_a_path(engine):
@@ -81,6 +81,27 @@ def test_the_first_branch_that_fails_fails_its_state(engine, kind):
     assert (described["status"], described["error"]) == ("FAILED", "Bad")
     with pytest.raises(ClientError):
         sfn.send_task_success(taskToken=other, output="{}")
+
+
+def test_a_branch_has_a_context_object_of_its_own(engine):
+    """A task that is tried again in one branch is not named after the state of another."""
+    url = queue(engine)
+    body = {"token.$": "$$.Task.Token", "name.$": "$$.State.Name"}
+    retry = [{"ErrorEquals": ["Again"], "IntervalSeconds": 1}]
+    fields = {"Parameters": {"QueueUrl": url, "MessageBody": body}, "Retry": retry, "Next": "Done"}
+    branches = []
+    for name in ("One", "Two"):
+        states = callback(url, **fields)
+        branches.append({"StartAt": name, "States": {name: states["Wait"], "Done": states["Done"]}})
+    both = {"Type": "Parallel", "Branches": branches, "End": True}
+    start(engine, machine(engine, {"Both": both}, "Both"), {})
+    for _ in range(2):
+        names = []
+        for _ in range(2):
+            body = receive(engine, url)
+            names.append(body["name"])
+            engine.client("stepfunctions").send_task_failure(taskToken=body["token"], error="Again")
+        assert sorted(names) == ["One", "Two"]
 
 
 def test_a_stopped_execution_enters_no_state(engine):

@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,6 +84,7 @@ class Scope:
             wakes = list(self.wakes.values())
         for wake in wakes:
             wake()
+            time.sleep(0)  # its thread may end before the next wakes: thousands at once hinder each other
 
 
 executions: dict[str, Scope] = {}
