@@ -7,12 +7,14 @@ from typing import Any
 
 from helpers.engines.base import Engine
 from helpers.engines.embedded import Embedded
+from helpers.engines.endpoint import Endpoint
+from helpers.engines.localstack import LocalStack
 from helpers.engines.simulated import Simulated
 from helpers.errors import EngineError
 
 __all__ = ["ENGINES", "Engine", "connect"]
 
-ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Embedded, Simulated)}
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Embedded, Endpoint, LocalStack, Simulated)}
 
 
 def connect(name: str, **options: Any) -> Engine:

@@ -46,6 +46,7 @@ class Embedded(local.Local):
 
     name = "embedded"
     server = Server
+    remedy = "unset it and one is started, or start one with `./lab engine start`"
     _own: Server | None = None
 
     def _fall_back(self) -> str:

@@ -229,7 +229,10 @@ class Local(Engine):
     endpoint: the URL of one that runs already. Raises EngineError when none answers there.
     """
 
-    server: ClassVar[type[Server]]
+    server: ClassVar[type[Server] | None] = None
+    """The servers that the lab starts for it, if it does."""
+    remedy: ClassVar[str]
+    """What to do when nothing answers where a user said."""
     clock_seconds = 0.002  # one clock, but each service rounds to its own milliseconds
     poll_seconds = 0.1
     log_seconds = 5.0
@@ -247,19 +250,24 @@ class Local(Engine):
             localstack_host=self.endpoint_url.partition("://")[2],
         )
 
+    @classmethod
+    def answers_at(cls, endpoint_url: str) -> bool:
+        """Whether such an engine answers at this endpoint."""
+        assert cls.server
+        return cls.server.healthy(endpoint_url)
+
     def _find(self, endpoint: str | None) -> str:
         variable = named_endpoint()
         said = f"endpoint={endpoint}" if endpoint else variable and f"{variable}={os.environ[variable]}"
         if said:
-            url = endpoint or get_service_endpoint("sqs")
-            if not self.server.healthy(url):
-                raise EngineError(
-                    f"{said}: no {self.name} engine answers at {url}; leave it out (or unset it) and one is "
-                    f"found or started, or start one with `./lab engine start {self.name}`"
-                )
+            url = (endpoint or get_service_endpoint("sqs")).rstrip("/")
+            if not url.startswith("http://"):
+                raise EngineError(f"{said}: must be http://HOST:PORT; local engines are called without TLS")
+            if not self.answers_at(url):
+                raise EngineError(f"{said}: no {self.name} engine answers at {url}; {self.remedy}")
             return url
-        if server := self.server.kept():
-            if not self.server.healthy(server.endpoint_url):
+        if self.server and (server := self.server.kept()):
+            if not self.answers_at(server.endpoint_url):
                 raise EngineError(
                     f"{server.endpoint_url}: the kept {self.name} engine (pid {server.pid}) does not answer; "
                     f"`./lab engine stop {self.name}` it and start it again"

@@ -1,0 +1,32 @@
+"""An endpoint of the user's own: whatever speaks AWS's API at a URL."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+from helpers.engines import local
+from helpers.errors import EngineError
+
+
+class Endpoint(local.Local):
+    """A compatible emulator at the URL that is given or in AWS_ENDPOINT_URL, with dummy credentials."""
+
+    name = "endpoint"
+    remedy = "look whether it runs there"
+
+    @classmethod
+    def answers_at(cls, endpoint_url: str) -> bool:
+        """Whether anything answers in HTTP, with whatever status."""
+        try:
+            urllib.request.urlopen(endpoint_url, timeout=5).close()
+        except urllib.error.HTTPError:
+            return True
+        except (urllib.error.URLError, OSError, ValueError):
+            return False
+        return True
+
+    def _fall_back(self) -> str:
+        raise EngineError(
+            "endpoint: no URL is given; add --endpoint http://HOST:PORT, or set AWS_ENDPOINT_URL"
+        )
