@@ -212,7 +212,8 @@ class MapRun:
 
     def _count(self, items: int, before: str, after: str) -> None:
         for counts, n in ((self.record["itemCounts"], items), (self.record["executionCounts"], 1)):
-            counts.update({before: counts[before] - n, after: counts[after] + n})  # both or none, to who looks
+            # In one step: who looks in between must not see an item twice, or not at all.
+            counts.update({before: counts[before] - n, after: counts[after] + n})
 
     def _work(self) -> None:
         while True:
