@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from tests.conformance.probe import probe
-from tests.conformance.site import Site, callback, caught, mapped, outcome
+from tests.conformance.site import Site, callback, caught, mapped, outcome, sorted_out
 
 GUIDE = "https://docs.aws.amazon.com/step-functions/latest/dg"
 API = "https://docs.aws.amazon.com/step-functions/latest/apireference"
@@ -17,11 +17,12 @@ HEARTBEAT = f"{API}/API_SendTaskHeartbeat.html"
 ACTIVITY = f"{GUIDE}/concepts-activities.html"
 
 
-def waiting(site: Site, data: Any = None, **fields: Any) -> tuple[str, str, str]:
-    """(execution, queue, token) of a callback task that waits; its error would be the output."""
+def waiting(site: Site, data: Any = None, **fields: Any) -> tuple[str, str]:
+    """(execution, token) of a callback task that waits; the name that catches its error is its output."""
     url = site.queue()
-    execution = site.start(site.machine(caught(callback(url, **fields))), data)
-    return execution, url, token(site, url)
+    errors = ("States.HeartbeatTimeout", "States.TaskFailed", "States.Timeout", "States.ALL")
+    execution = site.start(site.machine(sorted_out(callback(url, **fields), *errors)), data)
+    return execution, token(site, url)
 
 
 def token(site: Site, url: str) -> str:
@@ -31,17 +32,11 @@ def token(site: Site, url: str) -> str:
     return found
 
 
-def error(site: Site, execution: str) -> Any:
-    """The name of the error that ended up as the output, else the outcome."""
-    seen = outcome(site.end(execution))
-    return seen["Error"] if isinstance(seen, dict) and "Error" in seen else seen
-
-
 @probe(TOKEN, {"ok": 1}, lesson=True)
 def success_ends_task(site: Site) -> Any:
     """A .waitForTaskToken task pauses until its token comes back with SendTaskSuccess, whose output is its
     result."""
-    execution, _, mine = waiting(site)
+    execution, mine = waiting(site)
     running = site.end(execution, seconds=1)["status"]
     site.answer(mine, {"ok": 1})
     return outcome(site.end(execution)) if running == "RUNNING" else running
@@ -59,73 +54,63 @@ def failure_caught_by_name(site: Site) -> Any:
 @probe(ERRORS, "States.Timeout", lesson=True)
 def timeout_expires(site: Site) -> Any:
     """A task that runs longer than TimeoutSeconds fails with States.Timeout."""
-    execution, *_ = waiting(site, TimeoutSeconds=2)
-    return error(site, execution)
+    execution, _ = waiting(site, TimeoutSeconds=2)
+    return outcome(site.end(execution))
 
 
 @probe(TASK, "States.Timeout", lesson=True)
 def timeout_seconds_path(site: Site) -> Any:
     """TimeoutSecondsPath reads the time-out from the state's input."""
-    execution, *_ = waiting(site, {"limit": 2}, TimeoutSeconds=None, TimeoutSecondsPath="$.limit")
-    return error(site, execution)
+    execution, _ = waiting(site, {"limit": 2}, TimeoutSeconds=None, TimeoutSecondsPath="$.limit")
+    return outcome(site.end(execution))
 
 
-@probe(ERRORS, "FAILED States.Timeout")
+@probe(ERRORS, "States.Timeout")
 def timeout_is_not_task_failed(site: Site) -> Any:
     """States.TaskFailed matches any error of a task but States.Timeout."""
-    url = site.queue()
-    return outcome(
-        site.end(site.start(site.machine(caught(callback(url, TimeoutSeconds=1), "States.TaskFailed"))))
-    )
+    states = sorted_out(callback(site.queue(), TimeoutSeconds=1), "States.TaskFailed", "States.Timeout")
+    return site.outcome(states)
 
 
 @probe(ERRORS, "States.HeartbeatTimeout", lesson=True)
 def heartbeat_expires(site: Site) -> Any:
-    """HeartbeatSeconds without a heartbeat ends the task with States.HeartbeatTimeout."""
-    url = site.queue()
-    states = caught(callback(url, HeartbeatSeconds=2), "States.HeartbeatTimeout")
-    return error(site, site.start(site.machine(states)))
+    """HeartbeatSeconds without a heartbeat ends the task: caught and retried as States.HeartbeatTimeout."""
+    return site.outcome(sorted_out(callback(site.queue(), HeartbeatSeconds=2), "States.HeartbeatTimeout"))
 
 
-@probe(ERRORS, "caught", lesson=True)
+@probe(TOKEN, "States.Timeout", lesson=True)
 def heartbeat_caught_as_timeout(site: Site) -> Any:
     """States.Timeout matches a task that was silent for longer than HeartbeatSeconds, too."""
-    url = site.queue()
-    states = caught(callback(url, HeartbeatSeconds=2), "States.Timeout")
-    ended = site.end(site.start(site.machine(states)))
-    return "caught" if ended["status"] == "SUCCEEDED" else outcome(ended)
+    return site.outcome(sorted_out(callback(site.queue(), HeartbeatSeconds=2), "States.Timeout"))
 
 
 @probe(HEARTBEAT, ["RUNNING", "States.HeartbeatTimeout"], lesson=True)
 def heartbeat_extends(site: Site) -> Any:
     """SendTaskHeartbeat starts the heartbeat clock anew: a task lives on as long as they come."""
-    url = site.queue()
-    states = caught(callback(url, HeartbeatSeconds=6))
-    execution = site.start(site.machine(states))
-    mine = token(site, url)
+    execution, mine = waiting(site, HeartbeatSeconds=6)
     for _ in range(5):
         time.sleep(1.5)
         site.sfn.send_task_heartbeat(taskToken=mine)
-    return [site.end(execution, seconds=0)["status"], error(site, execution)]
+    return [site.end(execution, seconds=0)["status"], outcome(site.end(execution))]
 
 
 @probe(HEARTBEAT, "States.Timeout", lesson=True)
 def heartbeat_does_not_extend_timeout(site: Site) -> Any:
     """TimeoutSeconds is a task's longest duration, however many heartbeats come."""
-    execution, _, mine = waiting(site, TimeoutSeconds=4, HeartbeatSeconds=3)
+    execution, mine = waiting(site, TimeoutSeconds=4, HeartbeatSeconds=3)
 
     def over() -> bool:
         return site.refused(site.sfn.send_task_heartbeat, taskToken=mine) != "accepted"
 
     site.until(over, seconds=15)
-    return error(site, execution)
+    return outcome(site.end(execution))
 
 
 @probe(TASK, "States.HeartbeatTimeout", lesson=True)
 def heartbeat_seconds_path(site: Site) -> Any:
     """HeartbeatSecondsPath reads the longest silence from the state's input."""
-    execution, *_ = waiting(site, {"limit": 2}, HeartbeatSecondsPath="$.limit")
-    return error(site, execution)
+    execution, _ = waiting(site, {"limit": 2}, HeartbeatSecondsPath="$.limit")
+    return outcome(site.end(execution))
 
 
 @probe(SUCCESS, "InvalidToken", lesson=True)
@@ -138,14 +123,14 @@ def bogus_token_refused(site: Site) -> Any:
 def second_answer_refused(site: Site) -> Any:
     """One token, one answer: a second is refused with TaskTimedOut (the task has been closed), and the first
     stands."""
-    execution, _, mine = waiting(site)
+    execution, mine = waiting(site)
     return [site.answer(mine, 1), site.answer(mine, 2), outcome(site.end(execution))]
 
 
 @probe(SUCCESS, "TaskTimedOut", lesson=True)
 def late_answer_refused(site: Site) -> Any:
     """The answer of a task that has timed out is refused: TaskTimedOut."""
-    execution, _, mine = waiting(site, TimeoutSeconds=1)
+    execution, mine = waiting(site, TimeoutSeconds=1)
     site.end(execution)
     return site.answer(mine)
 
@@ -153,7 +138,7 @@ def late_answer_refused(site: Site) -> Any:
 @probe(HEARTBEAT, "TaskTimedOut", lesson=True)
 def late_heartbeat_refused(site: Site) -> Any:
     """The heartbeat of a task that has timed out is refused: TaskTimedOut."""
-    execution, _, mine = waiting(site, HeartbeatSeconds=1, TimeoutSeconds=3)
+    execution, mine = waiting(site, HeartbeatSeconds=1, TimeoutSeconds=3)
     site.end(execution)
     return site.refused(site.sfn.send_task_heartbeat, taskToken=mine)
 
@@ -161,7 +146,7 @@ def late_heartbeat_refused(site: Site) -> Any:
 @probe(SUCCESS, "TaskTimedOut", lesson=True)
 def stopped_token_refused(site: Site) -> Any:
     """Stopping an execution closes its tasks: their tokens are refused with TaskTimedOut."""
-    execution, _, mine = waiting(site)
+    execution, mine = waiting(site)
     site.sfn.stop_execution(executionArn=execution)
     site.end(execution)
     return site.answer(mine)
@@ -225,7 +210,7 @@ def token_for_each_branch(site: Site) -> Any:
 @probe(SUCCESS, "InvalidOutput")
 def output_must_be_json(site: Site) -> Any:
     """SendTaskSuccess with an output that is no JSON is refused: InvalidOutput."""
-    *_, mine = waiting(site)
+    _, mine = waiting(site)
     return site.refused(site.sfn.send_task_success, taskToken=mine, output="{not json")
 
 
@@ -281,7 +266,7 @@ def activity(site: Site, **fields: Any) -> tuple[str, str]:
     arn = site.sfn.create_activity(name=site.name())["activityArn"]
     site.undo.append(lambda: site.sfn.delete_activity(activityArn=arn))
     state = {"Type": "Task", "Resource": arn, "TimeoutSeconds": 60, "End": True, **fields}
-    return site.start(site.machine(caught(state)), {"n": 1}), arn
+    return site.start(site.machine(sorted_out(state, "States.HeartbeatTimeout")), {"n": 1}), arn
 
 
 @probe(ACTIVITY, [{"n": 1}, "done"])
@@ -298,4 +283,4 @@ def activity_heartbeat_expires(site: Site) -> Any:
     """A silent activity worker loses its task after HeartbeatSeconds."""
     execution, arn = activity(site, HeartbeatSeconds=2)
     site.sfn.get_activity_task(activityArn=arn)
-    return error(site, execution)
+    return outcome(site.end(execution))

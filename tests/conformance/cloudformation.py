@@ -120,6 +120,12 @@ def update_without_interruption(site: Site) -> Any:
     return [status, stack.outputs()["Url"] == url, site.attribute(url, "VisibilityTimeout")]
 
 
+@probe(f"{GUIDE}/cfn-console-add-tags.html", [{"Key": "project", "Value": "concurrency-lab"}], lesson=True)
+def stack_keeps_tags(site: Site) -> Any:
+    """A stack's tags are in its description, by which it can be found."""
+    return Stack(site, {"Queue": {"Type": "AWS::SQS::Queue"}}).describe().get("Tags")
+
+
 @probe(f"{GUIDE}/conditions-section-structure.html", ["CREATE_COMPLETE", ["Queue"]], lesson=True)
 def conditions(site: Site) -> Any:
     """A resource whose Condition is false is not made."""
@@ -231,7 +237,33 @@ def function_and_mapping(site: Site) -> Any:
     return [config["MaximumConcurrency"], len(site.take(log, 1, seconds=60, quiet=0))]
 
 
-@probe(f"{REFERENCE}/aws-resource-lambda-function.html", 7, needs="lambda", lesson=True, seconds=240)
+@probe(
+    f"{REFERENCE}/aws-properties-lambda-function-loggingconfig.html",
+    ["first line", "last line"],
+    needs="lambda",
+    lesson=True,
+    seconds=240,
+)
+def function_logs_to_own_group(site: Site) -> Any:
+    """LoggingConfig sends what a function prints to a log group of the stack."""
+    resources = {**worker(), "Logs": {"Type": "AWS::Logs::LogGroup", "Properties": {"RetentionInDays": 1}}}
+    resources["Function"]["Properties"]["LoggingConfig"] = {"LogGroup": {"Ref": "Logs"}}
+    write = {"Effect": "Allow", "Action": ["logs:CreateLogStream", "logs:PutLogEvents"], "Resource": "*"}
+    resources["Role"] = role("lambda.amazonaws.com", write)
+    del resources["Mapping"], resources["Queue"]
+    stack = Stack(site, resources, Outputs={name: {"Value": {"Ref": name}} for name in ("Function", "Logs")})
+    made = stack.outputs()
+    site.call(made["Function"], do="return")
+
+    def lines() -> list[str]:
+        events = site.logs.filter_log_events(logGroupName=made["Logs"])["events"]
+        return [e["message"].strip() for e in events if e["message"].strip().endswith(" line")]
+
+    site.until(lambda: len(lines()) == 2)
+    return lines()
+
+
+@probe(f"{REFERENCE}/aws-resource-lambda-function.html", 7, needs="lambda", lesson=True)
 def reserved_concurrency(site: Site) -> Any:
     """ReservedConcurrentExecutions of AWS::Lambda::Function reserves concurrency."""
     made = Stack(site, worker(), Outputs=WORKER_OUTPUTS).outputs()

@@ -1,5 +1,7 @@
 """State machines, their executions and their tasks."""
 
+import json
+import re
 import time
 from typing import Any
 
@@ -54,6 +56,41 @@ def start_is_idempotent(site: Site) -> Any:
     start = site.sfn.start_execution
     one, same = (start(stateMachineArn=machine, name="n", input="1")["executionArn"] for _ in range(2))
     return [one == same, site.refused(start, stateMachineArn=machine, name="n", input="2")]
+
+
+@probe(f"{GUIDE}/input-output-contextobject.html", [True, True], lesson=True)
+def context_object(site: Site) -> Any:
+    """$$ has the times at which the execution started and the state was entered (ISO 8601, milliseconds)."""
+    fields = {"start.$": "$$.Execution.StartTime", "entered.$": "$$.State.EnteredTime"}
+    states = {"Do": {"Type": "Pass", "Parameters": fields, "End": True}}
+    seen = site.outcome(states)
+    times = [seen["start"], seen["entered"]]
+    return [times == sorted(times), all(re.search(r"T.*\.\d{3}Z$", time) for time in times)]
+
+
+@probe(f"{GUIDE}/intrinsic-functions.html", {"n": 7, "text": "items/7", "sum": 8}, lesson=True)
+def intrinsic_functions(site: Site) -> Any:
+    """States.StringToJson, States.Format and States.MathAdd compute in a state's Parameters."""
+    fields = {
+        "n.$": "States.StringToJson($.n)",
+        "text.$": "States.Format('items/{}', $.n)",
+        "sum.$": "States.MathAdd(States.StringToJson($.n), 1)",
+    }
+    return site.outcome({"Do": {"Type": "Pass", "Parameters": fields, "End": True}}, {"n": "7"})
+
+
+@probe(f"{GUIDE}/supported-services-awssdk.html", {"n": 1}, lesson=True)
+def sdk_puts_object(site: Site) -> Any:
+    """aws-sdk:s3:putObject writes an object; its Body may be any JSON value."""
+    fields = {"Bucket": (bucket := site.bucket()), "Key": "out.json", "Body.$": "$"}
+    put = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::aws-sdk:s3:putObject",
+        "Parameters": fields,
+        "End": True,
+    }
+    site.outcome({"Do": put}, {"n": 1})
+    return json.load(site.s3.get_object(Bucket=bucket, Key="out.json")["Body"])
 
 
 @probe(f"{API}/API_StartExecution.html", "ExecutionAlreadyExists")
@@ -115,6 +152,18 @@ def retry_backs_off(site: Site) -> Any:
         failed = time.monotonic()
         site.sfn.send_task_failure(taskToken=body["token"], error="Passing")
     return gaps[1] > 0.9 and gaps[2] > 1.9
+
+
+@probe(ERRORS, True)
+def retry_delay_capped(site: Site) -> Any:
+    """MaxDelaySeconds caps the wait between two attempts."""
+    url = site.queue()
+    rule = {"ErrorEquals": ["Passing"], "IntervalSeconds": 2, "BackoffRate": 20, "MaxDelaySeconds": 3}
+    site.start(site.machine({"Do": callback(url, Retry=[rule | {"MaxAttempts": 2}])}))
+    for _ in range(2):
+        (body,) = site.take(url, 1, quiet=0)
+        site.sfn.send_task_failure(taskToken=body["token"], error="Passing")
+    return len(site.take(url, 1, quiet=0)) == 1
 
 
 @probe(ERRORS, {"kept": 1, "error": {"Error": "Unwell", "Cause": "as told"}}, lesson=True)

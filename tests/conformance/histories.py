@@ -62,7 +62,7 @@ def callback_event_details(site: Site) -> Any:
 @probe(EVENT, ["TaskTimedOut", "States.Timeout"], lesson=True)
 def timeout_event(site: Site) -> Any:
     """A callback task that times out leaves TaskTimedOut with States.Timeout."""
-    execution, *_ = waiting(site, TimeoutSeconds=1)
+    execution, _ = waiting(site, TimeoutSeconds=1)
     site.end(execution)
     events = [e for e in site.events(execution) if e["type"].endswith("TimedOut")]
     return [events[0]["type"], events[0]["taskTimedOutEventDetails"]["error"]] if events else "no such event"
@@ -71,7 +71,7 @@ def timeout_event(site: Site) -> Any:
 @probe(f"{API}/API_SendTaskHeartbeat.html", True)
 def heartbeat_leaves_no_event(site: Site) -> Any:
     """SendTaskHeartbeat does not in itself create an event."""
-    execution, _, mine = waiting(site, HeartbeatSeconds=30)
+    execution, mine = waiting(site, HeartbeatSeconds=30)
     before = types(site.events(execution))
     site.sfn.send_task_heartbeat(taskToken=mine)
     return types(site.events(execution)) == before

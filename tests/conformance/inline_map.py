@@ -14,7 +14,7 @@ ERRORS = f"{GUIDE}/concepts-error-handling.html"
 def at_once(site: Site, state: Any, url: str, data: Any, expected: int) -> list[Any]:
     """[how many callbacks a Map had out at once, the outcome once all are answered, in the items' order]."""
     execution = site.start(site.machine({"Each": state}), data)
-    out = site.take(url, expected)
+    out = site.take(url, expected, seconds=90)
     peak, answered = len(out), 0
     items = data if isinstance(data, list) else data["items"]
     while out:

@@ -38,7 +38,7 @@ def execution_input_256_kib(site: Site) -> Any:
 @probe(f"{API}/API_SendTaskSuccess.html", ["refused", "accepted"], lesson=True)
 def callback_output_256_kib(site: Site) -> Any:
     """The output of SendTaskSuccess is at most 262,144 characters long: one more is refused."""
-    *_, token = waiting(site)
+    _, token = waiting(site)
     return [
         verdict(site, site.sfn.send_task_success, taskToken=token, output=text(size))
         for size in (KIB_256 + 1, KIB_256)
@@ -71,7 +71,7 @@ def map_output_256_kib(site: Site) -> Any:
     return seen if isinstance(seen, str) else "SUCCEEDED"
 
 
-@probe(HISTORY, ["FAILED", True], lesson=True, seconds=180)
+@probe(HISTORY, ["FAILED", True], lesson=True, seconds=480)
 def history_25_000_events(site: Site) -> Any:
     """The history of a Standard execution holds 25,000 events: when it is full the execution fails."""
     each = {f"P{n}": {"Type": "Pass", "Next": f"P{n + 1}"} for n in range(9)} | {
@@ -83,7 +83,7 @@ def history_25_000_events(site: Site) -> Any:
     }
     states["Each"].pop("End")
     execution = site.start(site.machine(states), list(range(650)))
-    status = site.end(execution, seconds=150)["status"]
+    status = site.end(execution, seconds=450)["status"]
     return [status, len(site.events(execution, maxResults=1000)) <= EVENTS]
 
 

@@ -49,25 +49,25 @@ def peak(site: Site, maximum: int) -> list[int]:
     return [at_once, then]
 
 
-@probe(SCALING, [2, 1], needs="lambda", lesson=True, seconds=240)
+@probe(SCALING, [2, 1], needs="lambda", lesson=True)
 def maximum_concurrency_2(site: Site) -> Any:
     """MaximumConcurrency 2: two invocations at once, never more, and another when one ends."""
     return peak(site, 2)
 
 
-@probe(SCALING, [5, 1], needs="lambda", lesson=True, seconds=240)
+@probe(SCALING, [5, 1], needs="lambda", lesson=True)
 def maximum_concurrency_5(site: Site) -> Any:
     """MaximumConcurrency 5: five invocations at once, never more, and another when one ends."""
     return peak(site, 5)
 
 
-@probe(SCALING, [20, 1], needs="lambda", lesson=True, seconds=240)
+@probe(SCALING, [20, 1], needs="lambda", lesson=True)
 def maximum_concurrency_20(site: Site) -> Any:
     """MaximumConcurrency 20: twenty invocations at once, never more, and another when one ends."""
     return peak(site, 20)
 
 
-@probe(SCALING, True, needs="lambda", seconds=240)
+@probe(SCALING, True, needs="lambda")
 def starts_with_five(site: Site) -> Any:
     """Without MaximumConcurrency a mapping starts with five invocations at once, and goes on from there."""
     held = Held(site, 8)
@@ -88,7 +88,7 @@ def maximum_concurrency_range(site: Site) -> Any:
     return seen
 
 
-@probe(f"{API}/API_UpdateEventSourceMapping.html", [2, 4], needs="lambda", lesson=True, seconds=240)
+@probe(f"{API}/API_UpdateEventSourceMapping.html", [2, 4], needs="lambda", lesson=True)
 def maximum_concurrency_updated(site: Site) -> Any:
     """UpdateEventSourceMapping changes MaximumConcurrency of a mapping under way: 2 becomes 6."""
     held = Held(site, 10, ScalingConfig={"MaximumConcurrency": 2})
@@ -211,7 +211,7 @@ def empty_identifier_fails_batch(site: Site) -> Any:
     return redelivered(site, orders, FunctionResponseTypes=kinds)
 
 
-@probe(SCALING, [True, True], needs="lambda", lesson=True, seconds=240)
+@probe(SCALING, [True, True], needs="lambda", lesson=True)
 def reserved_below_maximum_throttles(site: Site) -> Any:
     """Reserved concurrency below MaximumConcurrency: the mapping reads more than may run, invocations are
     throttled, and messages can reach the dead-letter queue without a handler's having failed."""
@@ -225,7 +225,7 @@ def reserved_below_maximum_throttles(site: Site) -> Any:
     return [len(lost) > 0, len(handled) > 0]
 
 
-@probe(SCALING, [3, 0], needs="lambda", seconds=240)
+@probe(SCALING, [3, 0], needs="lambda")
 def fifo_group_at_a_time(site: Site) -> Any:
     """FIFO: as many invocations at once as there are active message groups, one for each group."""
     log, gate = site.queue(), site.queue()

@@ -69,7 +69,7 @@ registry: dict[str, Probe] = {}
 
 
 def probe(
-    page: str, expects: Any, *, needs: str = "", lesson: bool = False, seconds: float = 90
+    page: str, expects: Any, *, needs: str = "", lesson: bool = False, seconds: float = 180
 ) -> Callable[[Callable[[Site], Any]], Callable[[Site], Any]]:
     """Register a function as the probe of a behaviour, named after its module and itself."""
 
@@ -108,8 +108,9 @@ def judge(wanted: Probe, look: Callable[[], Any]) -> Result:
     except ClientError as error:
         code = error.response["Error"]["Code"]
         status = error.response["ResponseMetadata"].get("HTTPStatusCode")
-        absent = code in UNKNOWN_ACTION or status == 501
-        return Result("absent" if absent else "no", plain(error))
+        absent = code in UNKNOWN_ACTION or status == 501 or "NotImplementedError" in str(error)
+        words = f"HTTP {status}" if "<html" in str(error) else plain(error)
+        return Result("absent" if absent else "no", words)
     except BaseException as error:  # even SystemExit is one probe's result and no more
         return Result("no", plain(f"{type(error).__name__}: {error}"))
     return Result("yes" if seen == wanted.expects else "no", plain(seen))

@@ -36,8 +36,8 @@ Made by `python -m tests.conformance --write`; change the probes in `tests/confo
 
 One probe a behaviour, with plain boto3 against the engine's endpoint. **yes**: as AWS documents; **no**: not;
 *absent*: the API or the feature is not there; -: not run. What was seen in place of a yes stands below each
-table. A lesson or a workflow relies on the behaviours in bold. AWS's column is what AWS documents: nothing was
-run there, unless it has a date.
+table. A lesson or a workflow relies on the behaviours in bold. AWS's column is what AWS documents: nothing
+was run there, unless it has a date.
 """
 HOW = """\
 ## How to run it

@@ -138,7 +138,7 @@ class Site:
         try:
             call(**arguments)
         except ClientError as error:
-            code: str = error.response["Error"]["Code"]
+            code: str = error.response["Error"]["Code"] or "an error without a code"
             return code.removeprefix("AWS.SimpleQueueService.")
         except Exception as error:
             return type(error).__name__
@@ -398,7 +398,7 @@ def callback(url: str, **fields: Any) -> dict[str, Any]:
         "Type": "Task",
         "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
         "Parameters": {"QueueUrl": url, "MessageBody": {"token.$": "$$.Task.Token", "input.$": "$"}},
-        "TimeoutSeconds": 60,
+        "TimeoutSeconds": 300,
         "End": True,
         **fields,
     }
@@ -409,6 +409,13 @@ def caught(state: dict[str, Any], *errors: str) -> dict[str, Any]:
     """States: this one, whose error ends up as the output when it has one of these names."""
     catch = [{"ErrorEquals": list(errors or ["States.ALL"]), "Next": "Caught"}]
     return {"First": {**state, "Catch": catch}, "Caught": {"Type": "Pass", "End": True}}
+
+
+def sorted_out(state: dict[str, Any], *errors: str) -> dict[str, Any]:
+    """States: this one, whose output is the first of these error names that a catcher takes its error by."""
+    catch = [{"ErrorEquals": [error], "Next": error} for error in errors]
+    ends = {error: {"Type": "Pass", "Result": error, "End": True} for error in errors}
+    return {"First": {**state, "Catch": catch}, **ends}
 
 
 def mapped(
