@@ -11,6 +11,10 @@ from pathlib import Path
 
 from helpers.engines import local
 
+OPERATOR_POLICY = Path(__file__).parents[2] / "infra" / "operator.policy.json"
+"""The rights of the person or role that runs the lab, as an IAM policy."""
+ROOT_KEY = "test"
+"""The access key that is the account's root to ministack, with the secret of the lab's own key."""
 WORKER_THREADS = 2048
 """Requests that the server handles at once; each running worker and each long poll holds one."""
 
@@ -39,6 +43,23 @@ class Server(local.Server):
     def healthy(cls, endpoint_url: str) -> bool:
         """Whether a ministack answers at this endpoint."""
         return local.answer(f"{endpoint_url}/_ministack/health") is not None
+
+
+class EnforcingServer(Server):
+    """A ministack process that enforces IAM; the lab's clients are a user with OPERATOR_POLICY and no more.
+
+    What it checks and what it does not is said in infra/README.md.
+    """
+
+    @classmethod
+    def environment(cls, port: int, directory: str) -> dict[str, str]:
+        """ministack's settings, and who the lab's clients are."""
+        return super().environment(port, directory) | {
+            "AUTH": "true",
+            "AWS_ACCESS_KEY_ID": ROOT_KEY,
+            "LAB_OPERATOR_KEY": local.DUMMY["AWS_ACCESS_KEY_ID"],
+            "LAB_OPERATOR_POLICY": OPERATOR_POLICY.read_text(),
+        }
 
 
 class Embedded(local.Local):

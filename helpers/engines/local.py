@@ -36,7 +36,7 @@ REGION = "us-east-1"
 KEPT = Path(__file__).parents[2] / ".lab"
 """The folder in which `./lab engine start` notes the servers that it keeps running, one file an engine."""
 DUMMY = {
-    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_ACCESS_KEY_ID": "lab",
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_DEFAULT_REGION": REGION,
     "AWS_REGION": REGION,

@@ -14,6 +14,7 @@ import callbacks
 import functions
 import map_runs
 import maps
+import permissions
 import refusals
 import states
 import stopping
@@ -34,7 +35,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     from ministack import app
 
-    for corrections in (stopping, maps, map_runs, callbacks, refusals, states, functions):
+    for corrections in (stopping, maps, map_runs, callbacks, refusals, states, functions, permissions):
         corrections.correct()
     sys.argv = ["ministack"]
     app.main()

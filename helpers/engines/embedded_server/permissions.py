@@ -1,0 +1,161 @@
+"""IAM, where the server is told to enforce it (AUTH=true): the lab's clients are then a user of few rights.
+
+ministack holds users and the roles of functions to their policies, request by request. Most corrections are
+of what a request is to it: which action, on which resource, under which conditions. infra/README.md says what
+is checked and what is not.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+OPERATOR = "lab-operator"
+"""The user who signs with the access key of the lab's clients, and that user's only policy."""
+
+Step = Callable[..., Any]
+
+
+def log_groups_are_named_after_their_stack(provisioners: Any, handlers: dict[str, Step]) -> None:
+    """CloudFormation names a log group as it names most things: stack, logical id and a suffix."""
+    create, update = handlers["create"], handlers["update"]
+
+    def created(logical_id: str, properties: dict[str, Any], stack: str) -> Any:
+        name = {"LogGroupName": provisioners._physical_name(stack, logical_id, max_len=512)}
+        return create(logical_id, name | properties, stack)
+
+    def updated(name: str, old: dict[str, Any], new: dict[str, Any], *rest: Any) -> Any:
+        return update(name, {"LogGroupName": name} | old, {"LogGroupName": name} | new, *rest)
+
+    handlers |= {"create": created, "update": updated}
+
+
+def create_operator(iam: Any, key: str, secret: str, policy: str) -> None:
+    """A user with this policy and no other, who signs with this access key."""
+    iam._create_user({"UserName": [OPERATOR]})
+    user_policy = {"UserName": [OPERATOR], "PolicyName": [OPERATOR], "PolicyDocument": [policy]}
+    status, _, answer = iam._put_user_policy(user_policy)
+    if status >= 300:
+        raise SystemExit(f"{OPERATOR}: the policy was refused: {answer.decode()}")
+    iam._access_keys[key] = {"UserName": OPERATOR, "SecretAccessKey": secret, "Status": "Active"}
+
+
+def loopback_is_secure(pin: Step) -> Step:
+    """What stays on this machine counts as sent by TLS, which the lab's queues and buckets insist on."""
+
+    def corrected(source_ip: str, _secure: bool) -> None:
+        pin(source_ip, True)
+
+    return corrected
+
+
+def lambda_actions(match: Step) -> Step:
+    """A request to Lambda is the operation of the service's model that it fits."""
+
+    def corrected(method: str, path: str) -> str | None:
+        operation: str | None = match("lambda", method, path)
+        return "InvokeFunction" if operation == "Invoke" else operation
+
+    return corrected
+
+
+def batches_are_single_actions(extract: Step) -> Step:
+    """sqs:SendMessage allows SendMessageBatch as well, and its like the same."""
+
+    def corrected(service: str, *request: Any) -> str | None:
+        action: str | None = extract(service, *request)
+        return action.removesuffix("Batch") if service == "sqs" and action else action
+
+    return corrected
+
+
+class Waiting:
+    """Which state machine waits for a task token: whether one may answer is decided on that."""
+
+    def __init__(self) -> None:
+        self.running = threading.local()
+        self.machines: dict[str, str] = {}
+
+    def note_machine(self, execute: Step) -> Step:
+        """Remember whose state this thread runs."""
+
+        def corrected(state: Any, raw_input: Any, execution: Any, ctx: dict[str, Any]) -> Any:
+            self.running.machine = ctx["StateMachine"]["Id"]
+            return execute(state, raw_input, execution, ctx)
+
+        return corrected
+
+    def note_token(self, wait: Step) -> Step:
+        """Remember whose the token is, for answers that come too late as well."""
+
+        def corrected(resource: str, data: Any, token: str, state: Any) -> Any:
+            self.machines[token] = self.running.machine
+            return wait(resource, data, token, state)
+
+        return corrected
+
+    def resource(self, extract: Step) -> Step:
+        """The resource of a request that names a task token or a Map Run."""
+
+        def corrected(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> str:
+            named = json.loads(body) if service == "states" and body else {}
+            found = named.get("mapRunArn") or self.machines.get(named.get("taskToken", ""))
+            return found or str(extract(service, method, path, headers, body, *rest))
+
+        return corrected
+
+
+def function_of_a_mapping(mappings: Any, enforce: Step) -> Step:
+    """A request about an event source mapping is also about its function: lambda:FunctionArn."""
+
+    def corrected(
+        key: str, action: str, service: str, region: str, resource_arn: str = "*", service_context: Any = None
+    ) -> Any:
+        mapping = mappings.get(resource_arn.rpartition(":")[2])
+        if service == "lambda" and mapping:
+            function = {"lambda:FunctionArn": mapping["FunctionArn"]}
+            service_context = (service_context or {}) | function
+        return enforce(key, action, service, region, resource_arn, service_context)
+
+    return corrected
+
+
+def function_of_a_new_mapping(lambda_svc: Any, conditions: Step) -> Step:
+    """The same for a mapping that is yet to be made."""
+
+    def corrected(service: str, action: str, body: bytes, params: Any) -> Any:
+        keys = conditions(service, action, body, params)
+        if action == "lambda:CreateEventSourceMapping":
+            name = json.loads(body)["FunctionName"].rpartition(":")[2]
+            of = f"{lambda_svc.get_region()}:{lambda_svc.get_account_id()}"
+            keys = keys | {"lambda:FunctionArn": f"arn:aws:lambda:{of}:function:{name}"}
+        return keys
+
+    return corrected
+
+
+def correct() -> None:
+    """Put these corrections in place in ministack; but for the names, only where it enforces IAM."""
+    from ministack import app
+    from ministack.core import iam_actions, iam_evaluator
+    from ministack.services import iam, lambda_svc
+    from ministack.services import stepfunctions as sfn
+    from ministack.services.cloudformation import provisioners
+
+    log_groups = provisioners._RESOURCE_HANDLERS["AWS::Logs::LogGroup"]
+    log_groups_are_named_after_their_stack(provisioners, log_groups)
+    if not app.AUTH:
+        return
+    told = ("LAB_OPERATOR_KEY", "AWS_SECRET_ACCESS_KEY", "LAB_OPERATOR_POLICY")
+    create_operator(iam, *(os.environ[name] for name in told))
+    waiting = Waiting()
+    app.pin_request_origin = loopback_is_secure(app.pin_request_origin)
+    iam_actions._BOTOCORE_SERVICE_MAP["lambda"] = ["lambda"]
+    iam_actions._lambda_action = lambda_actions(iam_actions._match_rest_action)
+    iam_actions.extract_iam_action = batches_are_single_actions(iam_actions.extract_iam_action)
+    iam_actions.extract_resource_arn = waiting.resource(iam_actions.extract_resource_arn)
+    iam_actions.request_tag_context = function_of_a_new_mapping(lambda_svc, iam_actions.request_tag_context)
+    iam_evaluator.enforce = function_of_a_mapping(lambda_svc._esms, iam_evaluator.enforce)
+    sfn._execute_task = waiting.note_machine(sfn._execute_task)
+    sfn._invoke_with_callback = waiting.note_token(sfn._invoke_with_callback)
