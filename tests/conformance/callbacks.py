@@ -158,7 +158,7 @@ def retry_after_timeout_new_token(site: Site) -> Any:
     cannot end the new attempt."""
     url = site.queue()
     retry = [{"ErrorEquals": ["States.Timeout"], "IntervalSeconds": 1, "MaxAttempts": 1}]
-    execution = site.start(site.machine({"Do": callback(url, TimeoutSeconds=5, Retry=retry)}))
+    execution = site.start(site.machine({"Do": callback(url, TimeoutSeconds=10, Retry=retry)}))
     old = token(site, url)
     new = token(site, url)
     refused = site.answer(old, "old")

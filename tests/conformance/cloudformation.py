@@ -155,7 +155,7 @@ def parameters_checked(site: Site) -> Any:
     ]
 
 
-@probe(f"{GUIDE}/stack-failure-options.html", ["ROLLBACK_COMPLETE", 0], lesson=True)
+@probe(f"{GUIDE}/stack-failure-options.html", ["ROLLBACK_COMPLETE", 0])
 def failure_rolls_back(site: Site) -> Any:
     """When a resource cannot be made the stack is rolled back: ROLLBACK_COMPLETE, nothing left."""
     broken = {

@@ -29,6 +29,20 @@ def stop(site: Site) -> Any:
     return [ended["status"], ended.get("error"), ended.get("cause")]
 
 
+@probe(f"{GUIDE}/connect-to-resource.html", ["SUCCEEDED", 1], lesson=True)
+def request_response_does_not_wait(site: Site) -> Any:
+    """sqs:sendMessage alone is over when the service has answered: the execution ends before the work does."""
+    url = site.queue()
+    send = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::sqs:sendMessage",
+        "Parameters": {"QueueUrl": url, "MessageBody.$": "$"},
+        "End": True,
+    }
+    status = site.end(site.start(site.machine({"Send": send}), {"n": 1}))["status"]
+    return [status, len(site.take(url, 1, quiet=0))]
+
+
 @probe(f"{GUIDE}/connect-to-resource.html", "InvalidDefinition", lesson=True)
 def express_refuses_callback(site: Site) -> Any:
     """.waitForTaskToken is for Standard workflows only: an Express one with it is refused."""

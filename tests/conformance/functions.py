@@ -115,7 +115,7 @@ def account_concurrency(site: Site) -> Any:
     return site.functions.get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
 
 
-@probe(LOGS, ["first line", "last line", True], needs="lambda", lesson=True)
+@probe(LOGS, ["first line", "last line", True], needs="lambda")
 def log_tail(site: Site) -> Any:
     """LogType Tail returns what the handler printed, and a REPORT line with the duration."""
     answer = site.functions.invoke(FunctionName=site.function(), LogType="Tail", Payload=b'{"do": "return"}')

@@ -14,7 +14,7 @@ ERRORS = f"{GUIDE}/services-sqs-errorhandling.html"
 CONFIGURE = f"{GUIDE}/services-sqs-configure.html"
 SQS = f"{GUIDE}/with-sqs.html"
 API = "https://docs.aws.amazon.com/lambda/latest/api"
-VISIBLE = 8
+VISIBLE = 12
 """Visibility timeout and Timeout of handlers that fail; a cold start on a busy machine fits in (seconds)."""
 COLD = 60
 """How long to wait for functions that start (seconds)."""
@@ -74,6 +74,15 @@ def starts_with_five(site: Site) -> Any:
     at_once = held.started(5)
     held.release(8)
     return at_once >= 5
+
+
+@probe(SCALING, True, needs="lambda")
+def scales_beyond_five(site: Site) -> Any:
+    """Without MaximumConcurrency invocations at once grow by up to 300 a minute while messages remain."""
+    held = Held(site, 9)
+    at_once = held.started(6)
+    held.release(9)
+    return at_once > 5
 
 
 @probe(SCALING, ["refused", "refused", "accepted"], needs="lambda")
@@ -149,7 +158,7 @@ def batch_over_ten_needs_window(site: Site) -> Any:
     return site.refused(site.mapping, url=site.queue(), function=site.function(), BatchSize=11)
 
 
-@probe(CONFIGURE, "InvalidParameterValueException", needs="lambda", lesson=True)
+@probe(CONFIGURE, "InvalidParameterValueException", needs="lambda")
 def visibility_below_timeout_refused(site: Site) -> Any:
     """A queue whose visibility timeout is shorter than the function's Timeout is refused."""
     url, name = site.queue(VisibilityTimeout=5), site.function(Timeout=10)
