@@ -13,14 +13,13 @@ from typing import Annotated
 
 import typer
 
-from helpers import notebooks, tune
+from helpers import budget, notebooks, tune
 from helpers import observe as observing
 from helpers import sweep as sweeps
 from helpers.commands import simulating, stacks
 from helpers.commands.given import Assignments, assigned, loaded, value_lists
 from helpers.commands.keeping import doctor, engine_app
-from helpers.commands.places import EngineName, running, shared
-from helpers.engines import connect
+from helpers.commands.places import Place, placed
 from helpers.errors import LabError
 from helpers.experiment import Experiment
 from helpers.files import RUNS, write_whole
@@ -40,31 +39,38 @@ app.add_typer(engine_app, name="engine")
 
 
 @app.command()
+@placed
 def run(
+    place: Place,
     names: Annotated[
         list[str] | None, typer.Argument(help="Notebooks, e.g. 04 or 02_distributed_map.")
     ] = None,
-    engine: EngineName = "embedded",
     out: Annotated[Path | None, typer.Option(help="Where to put the results; default runs/<time>.")] = None,
     scale: Annotated[str | None, typer.Option(help="quick, or full for the headline numbers.")] = None,
     param: Assignments = None,
 ) -> None:
     """Execute the walkthrough's notebooks, in order; exit 1 if one fails.
 
-    Writes the executed notebooks, index.html with every figure, and results.json.
+    Writes the executed notebooks, index.html with every figure, results.json, and what it would cost on AWS.
 
     Example: ./lab run 04 --scale full
     """
     paths = notebooks.resolve(names or [])
-    parameters = assigned(param) | {"engine": engine} | ({} if scale is None else {"scale": scale})
+    parameters = assigned(param) | {"engine": place.name} | ({} if scale is None else {"scale": scale})
     folder = out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    with shared(engine) as connected:
-        typer.echo(f"engine {engine} at {connected.endpoint_url}")
+    if place.paid:
+        declared = [notebooks.usd_of(path, parameters.get("scale", "quick")) for path in paths]
+        place.announce(f"{len(paths)} notebooks", sum(declared))
+    (folder / budget.FILE).unlink(missing_ok=True)
+    with place.shared(folder) as connected:
+        typer.echo(f"engine {place.name} at {connected.endpoint_url}")
         results = notebooks.run(paths, folder, parameters, progress=True)
     for result in results:
         typer.echo(f"{'ok    ' if result.ok else 'FAILED'} {result.seconds:6.1f} s  {result.name}")
         if not result.ok:
             typer.echo(f"       cell {result.cell}: {result.error}", err=True)
+    usd = sum(result.usd for result in results)
+    typer.echo(f"{'cost' if place.paid else 'would cost'} at most {budget.dollars(usd)} on AWS, as estimated")
     typer.echo(f"see {folder / 'index.html'}")
     if not all(result.ok for result in results):
         raise typer.Exit(1)
@@ -82,7 +88,9 @@ def _settings(given: str | dict[str, str]) -> tuple[Experiment, ...]:
 
 
 @app.command()
+@placed
 def sweep(
+    place: Place,
     values: Annotated[
         list[str] | None, typer.Option("--set", help="FIELD=V1,V2,... of Experiment; may be given often.")
     ] = None,
@@ -90,7 +98,6 @@ def sweep(
         Path | None,
         typer.Option(help="YAML or JSON in place of --set: FIELD: [V1, V2], or a list of experiments."),
     ] = None,
-    engine: EngineName = "embedded",
     repetitions: Annotated[int, typer.Option(help="Runs of each setting, each on the same items.")] = 3,
     out: Annotated[Path | None, typer.Option(help="The sweep's folder; default runs/sweep-<time>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in --out.")] = False,
@@ -122,8 +129,11 @@ def sweep(
     settings = _settings(grid.read_text() if grid else assigned(values))
     whole = sweeps.Sweep(settings, repetitions)
     folder = out or RUNS / f"sweep-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-    with connect(engine) as connected:
-        typer.echo(f"{len(settings)} settings x {repetitions} on {engine}, kept in {folder}", err=True)
+    missing = [experiment for _, experiment in sweeps.missing(whole, folder)]
+    planned = f"{len(settings)} settings x {repetitions}, {len(missing)} runs to do and one to warm up"
+    place.announce(planned, sum(map(budget.of_run, [*missing, *sweeps.widest(missing)])))
+    with place.shared(folder) as connected:
+        typer.echo(f"on {place.name}, kept in {folder}", err=True)
         sweeps.run(connected, whole, folder, resume=resume)
     rows = sweeps.table(folder)
     rows.to_csv(folder / "table.csv", index=False)
@@ -137,7 +147,7 @@ def sweep(
         typer.echo(f"\n{best}")
     except LabError as error:
         broken.append(str(error))
-    parameters = {"engine": engine, "sweep_folder": str(folder.resolve()), "limits": under}
+    parameters = {"engine": place.name, "sweep_folder": str(folder.resolve()), "limits": under}
     [notebook] = notebooks.resolve([REPORT])
     result = notebooks.report(notebook, folder, parameters | {"objective": objective}, progress=False)
     typer.echo(f"see {folder / 'report.html'}")
@@ -150,10 +160,11 @@ def sweep(
 
 
 @app.command()
+@placed
 def observe(
+    place: Place,
     arn: Annotated[str, typer.Argument(help="An execution's ARN, whoever started it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
-    engine: EngineName = "embedded",
     sample: Annotated[int | None, typer.Option(help="Read at most so many children, evenly spread.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to put the results; default runs/observe-<time>.")
@@ -166,7 +177,7 @@ def observe(
     Example: ./lab observe arn:aws:states:us-east-1:000000000000:execution:MACHINE:NAME
     """
     reader.check(arn)
-    with running(engine) as connected:
+    with place.free().running() as connected:
         seen = observing.execution(connected, arn, sample)
     folder = seen.save(out or RUNS / f"observe-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     if as_json:
@@ -190,16 +201,19 @@ def test(context: typer.Context) -> None:
 
 
 @app.command("open")
-def open_lab(engine: EngineName = "embedded") -> None:
+@placed
+def open_lab(place: Place) -> None:
     """Open the notebooks in JupyterLab on 127.0.0.1, with the engine running until it closes.
+
+    What is still deployed then is destroyed.
 
     Example: ./lab open
     """
     command = ["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={notebooks.NOTEBOOKS}"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
-    with shared(engine) as connected:
-        typer.echo(f"engine {engine} at {connected.endpoint_url}")
+    with place.shared(RUNS / f"open-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") as connected:
+        typer.echo(f"engine {place.name} at {connected.endpoint_url}")
         raise typer.Exit(subprocess.run([sys.executable, *command]).returncode)
 
 

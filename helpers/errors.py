@@ -17,6 +17,10 @@ class EngineError(LabError):
     """An engine is unknown, not reachable, or did not start."""
 
 
+class BudgetError(LabError):
+    """What is about to run costs more than is left of its budget, or needs one and has none."""
+
+
 class StackError(LabError):
     """A workflow could not be deployed, destroyed or started."""
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,8 +22,9 @@ import pandas as pd
 from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
+from helpers import budget
 from helpers.engines.base import Engine, Run
-from helpers.errors import InvalidExperiment, StackError
+from helpers.errors import InvalidExperiment, LabError, StackError
 from helpers.experiment import Experiment
 from helpers.files import RUNS
 from helpers.fleet import Fleet
@@ -39,6 +42,8 @@ WARM_LASTS_SECONDS = 300
 """How long warmed environments count as warm; how long AWS keeps idle ones is nowhere promised."""
 FUNCTIONS = {"direct": "ProcessFunction", "limited": "WorkerFunction"}
 """The outputs that name each lane's function."""
+ITEM_COUNTS = ("pending", "running", "succeeded", "failed", "timedOut", "aborted")
+"""What a Map Run counts its items by (DescribeMapRun)."""
 EMPTIES_SECONDS = 5
 """How long the last message may take from its worker's answer until it is deleted."""
 BAR_AFTER_SECONDS = 2
@@ -61,9 +66,18 @@ def run(
     the state machine. Warms the workers first unless the experiment asks for cold starts. Raises StackError
     when the execution does not succeed. When that happens, or the run is interrupted, it stops the execution
     and saves what was measured so far under runs/, naming the file, before the error goes on. Raises
-    InvalidExperiment for what only the simulated engine runs.
+    InvalidExperiment for what only the simulated engine runs, and BudgetError for what the engine's budget
+    does not allow, before anything is done.
     """
     _check(experiment)
+    stack.engine.spend(_described(experiment), budget.of_run(experiment))
+    return _run(stack, experiment, machine, progress)
+
+
+def _run(
+    stack: Stack, experiment: Experiment, machine: str = "StateMachineArn", progress: bool = True
+) -> Trace:
+    """The run, which was paid for."""
     if experiment.siphon_share and "QueueUrl" not in stack.outputs:
         raise StackError(
             f"siphon_share={experiment.siphon_share}: {stack.workflow} has no limited lane; "
@@ -71,23 +85,28 @@ def run(
         )
     name = f"run-{uuid.uuid4().hex[:12]}"
     with _consumers(stack, experiment, progress) as fleet:
-        arn = stack.start(_input(stack, name, experiment), machine, name)
+        arn = stack.start(_input(stack, name, experiment), machine, name, paid=True)
         with _sampled_queue(stack) as samples:
+            counts: list[dict[str, Any]] = []
             try:
-                execution = wait(stack, arn, experiment.items, progress)
+                execution = _wait(stack, arn, experiment.items, progress, counts)
                 if execution["status"] != "SUCCEEDED":
                     raise StackError(
                         f"execution {name}: ended as {execution['status']} "
                         f"({execution.get('error')}: {execution.get('cause')}); "
                         "see its history, and the functions' logs"
                     )
-                return _trace(stack, experiment, execution, samples, fleet)
+                trace = _trace(stack, experiment, execution, samples, fleet)
             except BaseException:
-                step_functions = stack.engine.client("stepfunctions")
-                step_functions.stop_execution(executionArn=arn, cause="the run was interrupted")
-                execution = step_functions.describe_execution(executionArn=arn)
-                _keep(_trace(stack, experiment, execution, samples, fleet, patience=0))
+                with _salvaging():
+                    step_functions = stack.engine.client("stepfunctions")
+                    execution = step_functions.describe_execution(executionArn=arn)
+                    if execution["status"] == "RUNNING":
+                        step_functions.stop_execution(executionArn=arn, cause="the run was interrupted")
+                        execution = step_functions.describe_execution(executionArn=arn)
+                    _keep(_trace(stack, experiment, execution, samples, fleet, patience=0))
                 raise
+    return _with_metrics(stack, trace, counts)
 
 
 @contextlib.contextmanager
@@ -103,6 +122,7 @@ def bench(engine: Engine) -> Iterator[Run]:
         def run_next(experiment: Experiment, progress: bool = True) -> Trace:
             nonlocal stack, last
             _check(experiment)
+            engine.spend(_described(experiment), budget.of_run(experiment))
             values = parameters(experiment)
             try:
                 if stack and last and (experiment.cold_start or not _as_new(stack, last)):
@@ -112,14 +132,19 @@ def bench(engine: Engine) -> Iterator[Run]:
                     stack = stack.update(values)
                 else:
                     stack = deployed.enter_context(deploy(engine, "combined", values))
-                last = run(stack, experiment, progress=progress)
-            except BaseException:
+                last = _run(stack, experiment, progress=progress)
+            except BaseException as error:
                 stack = None
-                deployed.close()
+                deployed.__exit__(type(error), error, error.__traceback__)
                 raise
             return last
 
         yield run_next
+
+
+def _described(experiment: Experiment) -> str:
+    """The experiment as a budget's lines name it."""
+    return f"{experiment.items:,} items with {experiment.worker_concurrency} workers"
 
 
 def _check(experiment: Experiment) -> None:
@@ -169,22 +194,25 @@ def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
 
     Nobody waits for these items: one arrives when its message is sent, and returns when its last attempt
     ends. Raises StackError unless all items take the limited lane. When interrupted, it saves what was
-    measured so far, as `run` does. Raises InvalidExperiment as `run` does.
+    measured so far, as `run` does. Raises InvalidExperiment and BudgetError as `run` does.
     """
     _check(experiment)
     if experiment.siphon_share != 1:
         raise StackError(
             f"siphon_share={experiment.siphon_share}: a burst has the limited lane only; use siphon_share=1"
         )
+    stack.engine.spend(_described(experiment), budget.of_burst(experiment))
     with _consumers(stack, experiment, progress) as fleet, _sampled_queue(stack) as samples:
         since = time.time()
         try:
             _send(stack, payloads(experiment))
             _drain(stack, experiment.items, progress)
-            return _burst_trace(stack, experiment, since, samples, fleet)
+            trace = _burst_trace(stack, experiment, since, samples, fleet)
         except BaseException:
-            _keep(_burst_trace(stack, experiment, since, samples, fleet, patience=0))
+            with _salvaging():
+                _keep(_burst_trace(stack, experiment, since, samples, fleet, patience=0))
             raise
+    return _with_metrics(stack, trace, [])
 
 
 @contextlib.contextmanager
@@ -195,8 +223,7 @@ def _consumers(stack: Stack, experiment: Experiment, progress: bool) -> Iterator
         if experiment.consumer == "fleet":
             fleet = Fleet(stack, experiment.worker_concurrency, experiment.batch_size)
             resources.enter_context(fleet)
-        if not experiment.cold_start:
-            _warm_all(stack, experiment, progress)
+        _warm_all(stack, experiment, progress)
         yield fleet
 
 
@@ -258,23 +285,33 @@ def _input(stack: Stack, name: str, experiment: Experiment) -> dict[str, Any]:
     return data
 
 
-def _warm_all(stack: Stack, experiment: Experiment, progress: bool) -> None:
-    """Warm what the experiment needs, unless it was warmed a short while ago."""
+def to_warm(experiment: Experiment) -> dict[str, int]:
+    """How many environments of each function (the output that names it) are warmed before the experiment."""
     workers = experiment.worker_concurrency if experiment.consumer == "lambda" else 0
     at_once = {"direct": min(experiment.map_limit, WARM_DIRECT), "limited": workers}
-    items = experiment.plan()["lane"].value_counts().to_dict()
-    for lane, function in FUNCTIONS.items():
-        needed = min(items.get(lane, 0), at_once[lane])
+    items = {} if experiment.cold_start else experiment.plan()["lane"].value_counts().to_dict()
+    return {function: min(items.get(lane, 0), at_once[lane]) for lane, function in FUNCTIONS.items()}
+
+
+def _warm_all(stack: Stack, experiment: Experiment, progress: bool) -> None:
+    """Warm what the experiment needs, unless it was warmed a short while ago."""
+    for function, needed in to_warm(experiment).items():
         warmed, when = stack.warmed.get(function, (0, 0.0))
         if needed > (warmed if time.monotonic() - when < WARM_LASTS_SECONDS else 0):
-            warm(stack, function, needed, progress)
+            _warm(stack, function, needed, progress)
 
 
 def warm(stack: Stack, function: str, workers: int, progress: bool = True) -> int:
     """Call a function (the output that names it) until `workers` environments are warm; return how many are.
 
-    An engine that cannot hold that many at once ends with fewer.
+    An engine that cannot hold that many at once ends with fewer. Raises BudgetError where the engine's budget
+    does not allow it.
     """
+    stack.engine.spend(f"warming {workers} environments", budget.of_warming(workers))
+    return _warm(stack, function, workers, progress)
+
+
+def _warm(stack: Stack, function: str, workers: int, progress: bool) -> int:
     client = stack.engine.client("lambda")
 
     def call(hold_seconds: float) -> str:
@@ -337,19 +374,47 @@ def wait(stack: Stack, arn: str, items: int | None = None, progress: bool = True
 
     items: how many its Map has, for the progress shown.
     """
+    return _wait(stack, arn, items, progress, None)
+
+
+def _wait(
+    stack: Stack, arn: str, items: int | None, progress: bool, counts: list[dict[str, Any]] | None
+) -> dict[str, Any]:
+    """Wait as `wait` does; where AWS's quotas hold, add to `counts` what its Map Runs count meanwhile."""
     step_functions = stack.engine.client("stepfunctions")
     looked = 0.0
+    counted = counts is not None and stack.engine.paced
+    map_runs: list[str] = []
     with tqdm(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
         while True:
             execution: dict[str, Any] = step_functions.describe_execution(executionArn=arn)
             if execution["status"] != "RUNNING":
                 return execution
-            if progress and time.monotonic() - looked >= 1:  # DescribeMapRun: 1/s
+            if (progress or counted) and time.monotonic() - looked >= 1:
                 looked = time.monotonic()
-                for run_arn in _map_runs(stack, arn):
-                    counts = step_functions.describe_map_run(mapRunArn=run_arn)["itemCounts"]
-                    bar.update(counts["succeeded"] + counts["failed"] - bar.n)
+                map_runs = map_runs or _map_runs(stack, arn)
+                for run_arn in map_runs:
+                    told = step_functions.describe_map_run(mapRunArn=run_arn)["itemCounts"]
+                    bar.update(told["succeeded"] + told["failed"] - bar.n)
+                    if counted and counts is not None:
+                        counts.append(told | {"time": time.time()})
             time.sleep(stack.engine.poll_seconds)
+
+
+def _with_metrics(stack: Stack, trace: Trace, counts: list[dict[str, Any]]) -> Trace:
+    """The trace with what the engine itself measured, and what its Map Runs counted."""
+    began = datetime.fromisoformat(trace.started).timestamp()
+    rows = [
+        {"time": sample["time"], "metric": f"itemCounts.{name}", "value": sample[name], "unit": "Count"}
+        | {"resource": "MapRun"}
+        for sample in counts
+        for name in ITEM_COUNTS
+    ]
+    rows += stack.engine.metrics(stack.outputs, began, began + float(trace.items["returned"].max()))
+    if not rows:
+        return trace
+    table = pd.DataFrame(rows)
+    return replace(trace, metrics=table.assign(time=table["time"] - began))
 
 
 def _map_runs(stack: Stack, arn: str) -> list[str]:
@@ -386,9 +451,18 @@ def _children(stack: Stack, arn: str) -> Iterator[dict[str, Any]]:
             mapRunArn=run_arn, statusFilter="SUCCEEDED"
         )
         for page in pages:
-            for child in page["executions"]:
+            for child in tqdm(page["executions"], "children", delay=BAR_AFTER_SECONDS, leave=False):
                 described = step_functions.describe_execution(executionArn=child["executionArn"])
                 yield json.loads(described["output"])
+
+
+@contextlib.contextmanager
+def _salvaging() -> Iterator[None]:
+    """What fails while a run that failed is kept is told, and does not hide why the run failed."""
+    try:
+        yield
+    except (LabError, ClientError, BotoCoreError) as error:
+        print(f"what was measured could not be kept: {error}", file=sys.stderr)
 
 
 def _keep(trace: Trace) -> None:

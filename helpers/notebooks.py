@@ -33,6 +33,7 @@ import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
+from helpers import budget
 from helpers.errors import NotebookError
 from helpers.files import write_whole
 
@@ -58,7 +59,8 @@ class Result:
     `path` is the executed notebook, `seconds` how long it took, kernel included. `cell` is the number that
     Jupyter shows beside the cell that failed (In [cell] of the executed notebook), `error` the exception's
     name and message; both are None for a notebook that passed. `readings` maps a name to
-    {"value", "unit"} (of a name recorded twice, the later one), `figures` counts the PNG images.
+    {"value", "unit"} (of a name recorded twice, the later one), `figures` counts the PNG images. `usd` is
+    what it would cost on AWS at most, as far as a ledger tells (see `budget`).
     """
 
     name: str
@@ -69,6 +71,7 @@ class Result:
     error: str | None
     readings: dict[str, dict[str, Any]]
     figures: int
+    usd: float
 
 
 def reading(name: str, value: float, unit: str) -> None:
@@ -145,6 +148,22 @@ def parameters_of(path: Path) -> dict[str, str]:
     return found
 
 
+def usd_of(path: Path, scale: str) -> float:
+    """What the notebook costs on AWS at most at this scale, as its metadata declare it: lab.usd (US dollars).
+
+    Raises NotebookError for a notebook that does not say so.
+    """
+    import nbformat
+
+    declared = nbformat.read(path, as_version=4).metadata.get("lab", {}).get("usd", {})
+    if scale not in declared:
+        raise NotebookError(
+            f"{path.name}, scale={scale!r}: its metadata have no lab.usd of that scale, what it costs on AWS "
+            f"at most; choose one of {', '.join(declared) or 'none'}, or declare it"
+        )
+    return float(declared[scale])
+
+
 def execute(
     path: Path,
     out_dir: Path,
@@ -162,7 +181,7 @@ def execute(
     saved.parent.mkdir(parents=True, exist_ok=True)
     from papermill.exceptions import PapermillExecutionError
 
-    begun = time.monotonic()
+    begun, spent = time.monotonic(), _spent()
     index, error = None, None
     try:
         _execute(path.resolve(), saved, values, progress, cell_timeout_seconds)
@@ -170,7 +189,7 @@ def execute(
         index, error = failure.cell_index, _sentence(failure)
     except Exception as failure:  # before the first cell: the kernel did not start
         error = f"{type(failure).__name__}: {failure}"
-    return _result(saved, time.monotonic() - begun, index, error)
+    return _result(saved, time.monotonic() - begun, index, error, _spent() - spent)
 
 
 def run(paths: Sequence[Path], out_dir: Path, parameters: Mapping[str, Any], progress: bool) -> list[Result]:
@@ -194,14 +213,14 @@ def run(paths: Sequence[Path], out_dir: Path, parameters: Mapping[str, Any], pro
     }
     results: list[Result] = []
     for path, values in zip(paths, accepted, strict=True):
-        begun = time.monotonic()
+        begun, spent = time.monotonic(), _spent()
         try:
             results.append(execute(path, out_dir, values, progress))
         except KeyboardInterrupt:
             saved, seconds = out_dir.resolve() / path.name, time.monotonic() - begun
             if saved.exists():
-                error = "KeyboardInterrupt: stopped before its end"
-                results.append(_result(saved, seconds, _last_started(_cells(saved)), error))
+                at, error = _last_started(_cells(saved)), "KeyboardInterrupt: stopped before its end"
+                results.append(_result(saved, seconds, at, error, _spent() - spent))
             _report(out_dir, report, results)
             raise
         if len(results) == len(paths):
@@ -460,7 +479,12 @@ def _sentence(failure: Any) -> str:
     return f"{failure.ename}: {message}" if message else str(failure.ename)
 
 
-def _result(saved: Path, seconds: float, index: int | None, error: str | None) -> Result:
+def _spent() -> float:
+    """The sum of the ledger (US dollars)."""
+    return math.fsum(entry["usd"] for entry in budget.noted())
+
+
+def _result(saved: Path, seconds: float, index: int | None, error: str | None, usd: float) -> Result:
     """Read the executed notebook back; `index` is the place of the failed cell in it, counted from 0."""
     cells = _cells(saved)
     outputs = _outputs(cells)
@@ -474,6 +498,7 @@ def _result(saved: Path, seconds: float, index: int | None, error: str | None) -
         error=error,
         readings={one["name"]: {"value": one["value"], "unit": one["unit"]} for one in readings},
         figures=len(_figures(outputs)),
+        usd=round(usd, 6),
     )
 
 

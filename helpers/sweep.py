@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from helpers import checks, cost, metrics
 from helpers.engines.base import Engine
-from helpers.errors import LabError, SweepError
+from helpers.errors import BudgetError, LabError, SweepError
 from helpers.experiment import Experiment
 from helpers.files import write_whole
 from helpers.trace import Trace
@@ -101,7 +101,7 @@ def run(
 
     resume: go on with the sweep in this folder. Raises SweepError when the folder holds a sweep and `resume`
     is not given, when it holds another one, when another process works on it, or when the engine stops
-    answering.
+    answering or its budget does not allow the next run.
     """
     folder = Path(folder)
     plan = folder / "plan.json"
@@ -119,15 +119,18 @@ def run(
                 )
         else:
             write_whole(plan, wanted)
-        missing = [(name, experiment) for name, experiment in sweep.runs() if not _is_done(traces, name)]
-        if missing:
+        to_do = missing(sweep, folder)
+        for experiment in widest([experiment for _, experiment in to_do]):
             with contextlib.suppress(LabError, BotoCoreError, ClientError):
                 # If it fails, its setting's own run will say what is wrong.
-                widest = max((experiment for _, experiment in missing), key=_width)
-                run_next(widest, progress=False).save(folder / "warm-up.parquet")
-        for name, experiment in _shown(missing, progress):
+                run_next(experiment, progress=False).save(folder / "warm-up.parquet")
+        for name, experiment in _shown(to_do, progress):
             try:
                 run_next(experiment, progress=False).save(traces / f"{name}.parquet")
+            except BudgetError as error:  # says nothing about the setting
+                raise SweepError(
+                    f"{folder}: stopped before run {name} ({error}); resume the sweep"
+                ) from error
             except (LabError, ClientError) as error:
                 told = {"experiment": experiment.to_dict(), "error": f"{type(error).__name__}: {error}"}
                 write_whole(traces / f"{name}.json", json.dumps(told, indent=1))
@@ -135,6 +138,17 @@ def run(
                 raise SweepError(
                     f"{folder}: the engine stopped answering in run {name} ({error}); resume the sweep"
                 ) from error
+
+
+def missing(sweep: Sweep, folder: str | Path) -> list[tuple[str, Experiment]]:
+    """Name and experiment of each run of the sweep that has not ended in this folder."""
+    traces = Path(folder) / "traces"
+    return [(name, experiment) for name, experiment in sweep.runs() if not _is_done(traces, name)]
+
+
+def widest(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """What warms an engine up for these experiments: the one that asks most of it, if there is any."""
+    return [max(experiments, key=_width)] if experiments else []
 
 
 def table(folder: str | Path) -> pd.DataFrame:

@@ -337,7 +337,7 @@ def test_a_bench_is_usable_after_a_failure_and_leaves_nothing(engine, monkeypatc
             run(SMALL, progress=False)
             for failure in (KeyboardInterrupt, StackError):
                 with monkeypatch.context() as patch:
-                    patch.setattr(live, "run", Mock(side_effect=failure))
+                    patch.setattr(live, "_run", Mock(side_effect=failure))
                     with pytest.raises(failure):
                         run(SMALL, progress=False)
                 assert stack.deployed(engine) == []
@@ -353,7 +353,7 @@ def test_a_bench_is_usable_after_a_failure_and_leaves_nothing(engine, monkeypatc
 def test_what_is_warm_is_not_warmed_again(engine, monkeypatch):
     """Functions are warmed when more environments are needed, when they were restarted, or after a while."""
     calls = []
-    warm = live.warm
+    warm = live._warm
 
     def counted(deployed, function, workers, progress):
         calls.append((function, workers))
@@ -364,7 +364,7 @@ def test_what_is_warm_is_not_warmed_again(engine, monkeypatch):
         live._warm_all(deployed, experiment, False)
         return calls
 
-    monkeypatch.setattr(live, "warm", counted)
+    monkeypatch.setattr(live, "_warm", counted)
     mixed = replace(SMALL, items=6, map_concurrency=2, siphon_share=0.5)
     both = [("ProcessFunction", 2), ("WorkerFunction", 2)]
     with stack.deploy(engine, "combined") as deployed:

@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from helpers import budget, tune
 from helpers import sweep as sweeps
-from helpers import tune
 from helpers.commands.given import assigned, loaded, value_lists
-from helpers.commands.places import EngineName
-from helpers.engines import connect
+from helpers.commands.places import Place, placed
 from helpers.errors import LabError
 from helpers.experiment import Experiment
 from helpers.files import RUNS, write_whole
@@ -144,8 +143,9 @@ def _show(result: Prediction | Found, as_json: bool, out: Path | None) -> None:
         typer.echo(f"\nsee {out}")
 
 
+@placed
 def calibrate(
-    engine: EngineName = "embedded",
+    place: Place,
     out: Annotated[
         Path | None, typer.Option(help="File for the quotas; default runs/quotas-<time>.json.")
     ] = None,
@@ -156,7 +156,9 @@ def calibrate(
 
     Example: ./lab calibrate
     """
-    with connect(engine) as connected:
+    runs = [calibration.EXPERIMENTS[-1], *calibration.REPETITIONS * calibration.EXPERIMENTS]
+    place.announce(f"{len(runs)} runs", sum(map(budget.of_run, runs)))
+    with place.connect() as connected:
         measured = calibration.calibrate(calibration.measure(connected))
     figures = measured.to_dict()
     file = out or RUNS / f"quotas-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"

@@ -6,18 +6,21 @@ from typing import Annotated
 
 import typer
 
-from helpers import stack
+from helpers import budget, stack
 from helpers.commands.given import Assignments, assigned
-from helpers.commands.places import EngineName, running
-from helpers.errors import LabError
+from helpers.commands.places import Place, placed
+from helpers.errors import LabError, StackError
 
 
+@placed
 def deploy(
+    place: Place,
     workflow: Annotated[str, typer.Argument(help="A folder of infra/.")] = "combined",
-    engine: EngineName = "embedded",
     param: Assignments = None,
 ) -> None:
     """Deploy a workflow on an engine that is already running, and print its outputs.
+
+    On an account, what is executed there is not part of the budget.
 
     Example: ./lab deploy combined -p MaximumConcurrency=20
     """
@@ -25,29 +28,52 @@ def deploy(
         key: int(value) if value.isdigit() else value for key, value in assigned(param).items()
     }
     stack.check(workflow, values)
-    with running(engine) as connected:
+    with place.running() as connected:
+        connected.spend(f"{workflow}, deployed and idle for a day", budget.of_idle_day())
         deployed = stack.deploy(connected, workflow, values)
     typer.echo(deployed.name)
     for key, value in deployed.outputs.items():
         typer.echo(f"  {key}: {value}")
 
 
+@placed
 def destroy(
-    names: Annotated[list[str] | None, typer.Argument(help="Stacks; default: all of the lab's.")] = None,
-    engine: EngineName = "embedded",
+    place: Place,
+    names: Annotated[list[str] | None, typer.Argument(help="Stacks of the lab.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All of the lab's stacks, and what it left outside of stacks.")
+    ] = False,
 ) -> None:
-    """Destroy the lab's stacks on a running engine, with everything in them.
+    """Destroy stacks of the lab on a running engine, with everything in them; exit 1 if something stays.
 
-    Example: ./lab destroy
+    --all finds by their tag whatever any run left, whoever started it.
+
+    Example: ./lab destroy --all
     """
-    with running(engine) as connected:
+    with place.free().running() as connected:
         there = stack.deployed(connected)
+        listed = ", ".join(there) or "none"
+        if bool(names) == everything:
+            raise LabError(f"destroy what? give names or --all; the lab's stacks here are {listed}")
+        if unknown := [name for name in names or [] if name not in there]:
+            raise LabError(f"stack {unknown[0]!r}: not one of the lab's here, which are {listed}")
+        left = []
         for name in names or there:
-            if name not in there:
-                raise LabError(
-                    f"stack {name!r}: not one of the lab's here, which are {', '.join(there) or 'none'}"
-                )
-            stack.destroy(connected, name)
-            typer.echo(f"destroyed {name}")
-    if not (names or there):
-        typer.echo("nothing is deployed")
+            try:
+                stack.destroy(connected, name)
+                typer.echo(f"destroyed {name}")
+            except StackError as error:
+                left.append(name)
+                typer.echo(str(error), err=True)
+        for arn in stack.orphans(connected) if everything else []:
+            try:
+                stack.remove(connected, arn)
+                typer.echo(f"removed {arn}")
+            except StackError as error:
+                left.append(arn)
+                typer.echo(str(error), err=True)
+    if left:
+        typer.echo(f"not removed: {', '.join(left)}", err=True)
+        raise typer.Exit(1)
+    if everything and not there:
+        typer.echo("no stack is there")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from helpers.engines.aws import Aws
 from helpers.engines.base import Engine
 from helpers.engines.embedded import Embedded
 from helpers.engines.endpoint import Endpoint
@@ -14,7 +15,9 @@ from helpers.errors import EngineError
 
 __all__ = ["ENGINES", "Engine", "connect"]
 
-ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Embedded, Endpoint, LocalStack, Simulated)}
+ENGINES: dict[str, type[Engine]] = {
+    engine.name: engine for engine in (Aws, Embedded, Endpoint, LocalStack, Simulated)
+}
 
 
 def connect(name: str, **options: Any) -> Engine:

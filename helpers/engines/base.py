@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
 
 from botocore.config import Config
 
+from helpers import budget
 from helpers.engines import behaviours
 from helpers.engines.pacing import Pacer
 from helpers.experiment import Experiment
@@ -49,6 +50,8 @@ class Engine:
     """Whether AWS's quotas on API calls hold here."""
     endpoint_url: str
     """Where the engine answers."""
+    budget_usd: float | None = None
+    """How much may be spent here, as estimated (US dollars); None where nothing has to be paid."""
 
     def __init__(self) -> None:
         self._clients: dict[str, Any] = {}
@@ -72,6 +75,24 @@ class Engine:
     def shared(self) -> dict[str, str]:
         """The environment variables by which `connect` finds this same engine in another process."""
         return {}
+
+    def flags(self) -> str:
+        """The options of `./lab` that name this engine."""
+        return f"--engine {self.name}"
+
+    def spend(self, what: str, usd: float, quietly: bool = False) -> None:
+        """Note that something begins that costs so much at most on AWS (US dollars); see `budget.spend`.
+
+        Raises BudgetError where the engine's budget does not allow it.
+        """
+        budget.spend(what, usd, self.budget_usd, quietly)
+
+    def metrics(self, outputs: Mapping[str, str], began: float, ended: float) -> list[dict[str, Any]]:
+        """What the engine itself measured of a run between these times (epoch s): rows of Trace.metrics.
+
+        outputs: those of the run's stack. Times are epoch seconds.
+        """
+        return []
 
     def shows(self, behaviour: str) -> bool:
         """Whether this engine does what AWS documents, e.g. `shows("callbacks.heartbeat_expires")`.
