@@ -77,8 +77,12 @@ def workflows() -> list[str]:
     return sorted(path.parent.name for path in INFRA.glob("*/template.yaml"))
 
 
-def template(workflow: str) -> dict[str, Any]:
-    """The workflow's template with code and definitions put in; raises StackError for an unknown name."""
+def template(workflow: str, results_in_s3: bool = True) -> dict[str, Any]:
+    """The workflow's template with code and definitions put in; raises StackError for an unknown name.
+
+    results_in_s3: whether its Maps write their results to S3, as they do; without, these come in the
+    execution's output, which holds 256 KiB.
+    """
     if workflow not in workflows():
         raise StackError(f"workflow {workflow!r}: not known; choose one of {', '.join(workflows())}")
     folder = INFRA / workflow
@@ -89,7 +93,14 @@ def template(workflow: str) -> dict[str, Any]:
             properties["Code"] = {"ZipFile": (folder / properties["Code"] / "index.py").read_text()}
         if resource["Type"] == "AWS::StepFunctions::StateMachine":
             definition = json.loads((folder / properties.pop("DefinitionS3Location")).read_text())
+            if not results_in_s3:
+                for state in definition["States"].values():
+                    state.pop("ResultWriter", None)
             properties["DefinitionString"] = json.dumps(definition, separators=(",", ":"))
+            # LocalStack takes strings only here, and a reference to a Number is none there unless joined.
+            for name, value in properties.get("DefinitionSubstitutions", {}).items():
+                if loaded["Parameters"].get(value.get("Ref"), {}).get("Type") == "Number":
+                    properties["DefinitionSubstitutions"][name] = {"Fn::Join": ["", [value]]}
     return loaded
 
 
