@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Annotated
 
 import boto3
@@ -16,11 +15,17 @@ from tests.conformance import report
 from tests.conformance.probe import Probe, Result, all_probes, measure
 
 
+RELEASED = {"embedded": "ministack", "localstack": "localstack"}
+"""The engines that the lab can connect to, and what each is made of."""
+
+
 def main(
     engine: Annotated[
         str, typer.Option(help="Whose column: embedded, ministack, localstack, moto, aws.")
     ] = "embedded",
-    endpoint: Annotated[str, typer.Option(help="Where it answers; embedded starts its own.")] = "",
+    endpoint: Annotated[
+        str, typer.Option(help="Where it answers; embedded and localstack are found or started.")
+    ] = "",
     release: Annotated[str, typer.Option(help="Its release, stored beside the column.")] = "",
     only: Annotated[str, typer.Option(help="Only behaviours that match, such as 'callbacks.*'.")] = "*",
     write: Annotated[bool, typer.Option(help="Store the column, regenerate docs/engines.md.")] = False,
@@ -29,17 +34,17 @@ def main(
     probes = [p for p in all_probes() if fnmatch.fnmatch(p.name, only)]
     if write and only != "*":
         raise typer.BadParameter("a column is whole or not stored: leave out --only, or --write")
-    if engine == "embedded" and not endpoint:
-        with connect("embedded") as mine:
-            results = show(probes, mine.endpoint_url)
-        release = release or f"ministack {version('ministack')}, corrected"
-    elif engine == "aws":
+    if engine == "aws":
         who = boto3.client("sts").get_caller_identity()
         region = boto3.session.Session().region_name
         typer.confirm(f"Run on account {who['Account']} in {region}, for less than a US dollar?", abort=True)
         results, release = show(probes, None), region
     elif endpoint:
         results = show(probes, endpoint)
+    elif engine in RELEASED:
+        with connect(engine) as mine:
+            results = show(probes, mine.endpoint_url)
+            release = f"{RELEASED[engine]} {mine.versions()[RELEASED[engine]]}, as the lab runs it"
     else:
         raise typer.BadParameter(f"--engine {engine}: say where it answers; add --endpoint URL")
     if write:

@@ -31,7 +31,7 @@ def stop(site: Site) -> Any:
 
 @probe(f"{GUIDE}/connect-to-resource.html", ["SUCCEEDED", 1], lesson=True)
 def request_response_does_not_wait(site: Site) -> Any:
-    """sqs:sendMessage alone is over when the service has answered: the execution ends before the work does."""
+    """sqs:sendMessage alone is over when the service has answered: the execution ends before the work."""
     url = site.queue()
     send = {
         "Type": "Task",
