@@ -261,7 +261,7 @@ def test_the_engine_is_kept_deployed_to_and_stopped(monkeypatch):
         assert lab("destroy").stdout == "nothing is deployed\n"
     finally:
         assert lab("engine", "stop").returncode == 0
-    assert lab("engine", "stop").stdout == "no engine was running\n"
+    assert lab("engine", "stop").stdout == "no embedded engine was running\n"
 
 
 def test_doctor_finds_this_machine_well():

@@ -132,7 +132,7 @@ def test_a_deployment_that_fails_is_removed(engine, monkeypatch):
     broken = stack.template("combined")
     broken["Resources"]["Queue"]["Properties"]["VisibilityTimeout"] = 999_999
     broken["Resources"]["Nonsense"] = {"Type": "AWS::SQS::Nonsense"}
-    monkeypatch.setattr(stack, "template", lambda workflow: broken)
+    monkeypatch.setattr(stack, "template", lambda workflow, **_: broken)
     with pytest.raises(StackError, match="has been removed"):
         stack.deploy(engine, "combined")
     assert resources(engine) == before
@@ -209,7 +209,7 @@ def test_an_update_that_fails_says_why_and_leaves_no_stack(engine, monkeypatch):
     before = resources(engine)
     unbounded = stack.template("combined")
     del unbounded["Parameters"]["VisibilityTimeout"]["MaxValue"]
-    monkeypatch.setattr(stack, "template", lambda workflow: unbounded)
+    monkeypatch.setattr(stack, "template", lambda workflow, **_: unbounded)
     deployed = stack.deploy(engine, "combined")
     with pytest.raises(
         StackError, match=r"could not be updated \(Queue: .*VisibilityTimeout.*has been removed"

@@ -2,64 +2,101 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
+import botocore.session
 import typer
+from botocore.exceptions import BotoCoreError
 
-from helpers.engines import connect, embedded
+from helpers.engines import connect, embedded, local, localstack
 from helpers.errors import EngineError, LabError
 
-engine_app = typer.Typer(no_args_is_help=True, help="Keep one embedded engine running, e.g. for JupyterLab.")
+engine_app = typer.Typer(no_args_is_help=True, help="Keep a local engine running, e.g. for JupyterLab.")
+
+SERVERS: dict[str, type[local.Server]] = {
+    server.engine: server for server in (embedded.Server, localstack.Server)
+}
+Name = Annotated[str, typer.Argument(help=f"One of {', '.join(SERVERS)}.")]
+Docker = Annotated[bool, typer.Option("--docker", help="localstack: in Docker, by infra/compose.yaml.")]
+
+
+def _server(name: str, docker: bool = False) -> type[local.Server]:
+    if name not in SERVERS:
+        raise EngineError(f"engine {name!r}: not one that the lab starts; choose one of {', '.join(SERVERS)}")
+    if docker and name != localstack.Server.engine:
+        raise EngineError(f"--docker: the {name} engine needs no Docker; leave it out")
+    return SERVERS[name]
 
 
 @engine_app.command()
 def start(
+    name: Name = "embedded",
     port: Annotated[
-        int, typer.Option(help="A port of 127.0.0.1; default: a free one.", min=0, max=65535)
+        int,
+        typer.Option(help="A port of 127.0.0.1; default: a free one, in Docker 4566.", min=0, max=65535),
     ] = 0,
+    docker: Docker = False,
 ) -> None:
-    """Start an embedded engine that keeps running.
+    """Start an engine that keeps running.
 
-    Example: ./lab engine start --port 4566
+    localstack is installed first where it is missing, from the package registry into .lab/.
+
+    Example: ./lab engine start localstack
     """
-    server = embedded.Server.keep(port)
-    typer.echo(
-        f"embedded engine at {server.endpoint_url} (pid {server.pid}); the notebooks find it by themselves"
-    )
+    server = _server(name, docker)
+    if docker:
+        localstack.compose("up", "--detach", "--wait", port=port)
+        url = f"http://localhost:{port}" if port else localstack.DEFAULT_URL
+        typer.echo(f"localstack engine at {url}, in Docker")
+        if port:
+            typer.echo(f"for the lab to find it: export AWS_ENDPOINT_URL={url}")
+        return
+    kept = server.keep(port)
+    typer.echo(f"{name} engine at {kept.endpoint_url} (pid {kept.pid}); the notebooks find it by themselves")
 
 
 @engine_app.command()
-def stop() -> None:
+def stop(name: Name = "embedded", docker: Docker = False) -> None:
     """Stop the engine that is kept running.
 
-    Example: ./lab engine stop
+    Example: ./lab engine stop localstack
     """
-    server = embedded.Server.unkeep()
-    typer.echo(f"stopped pid {server.pid}" if server else "no engine was running")
+    server = _server(name, docker)
+    if docker:
+        localstack.compose("down", "--volumes")
+        typer.echo("stopped")
+        return
+    kept = server.unkeep()
+    typer.echo(f"stopped pid {kept.pid}" if kept else f"no {name} engine was running")
 
 
 @engine_app.command()
 def status() -> None:
-    """Say whether an engine is kept running, and whether it answers; exit 1 if not.
+    """Say which engines are kept running, and whether they answer; exit 1 if none is, 2 if one does not.
 
     Example: ./lab engine status
     """
-    server = embedded.Server.kept()
-    if server is None:
+    there = [kept for server in SERVERS.values() if (kept := server.kept())]
+    for kept in there:
+        if not kept.healthy(kept.endpoint_url):
+            raise EngineError(
+                f"pid {kept.pid}: does not answer at {kept.endpoint_url}; "
+                f"`./lab engine stop {kept.engine}` it and start it again"
+            )
+        typer.echo(f"{kept.engine} engine at {kept.endpoint_url} (pid {kept.pid})")
+    if not there:
         typer.echo("no engine is running; start one with `./lab engine start`")
         raise typer.Exit(1)
-    if not embedded.Server.healthy(server.endpoint_url):
-        raise EngineError(
-            f"pid {server.pid}: does not answer at {server.endpoint_url}; "
-            "`./lab engine stop` it and start it again"
-        )
-    typer.echo(f"embedded engine at {server.endpoint_url} (pid {server.pid})")
 
 
 def doctor() -> None:
     """Say what is installed and reachable and what is missing, with the remedy; exit 1 if something is.
+
+    What is optional, such as Docker, LocalStack and an AWS account, is told and is no failure.
 
     Example: ./lab doctor
     """
@@ -78,5 +115,31 @@ def doctor() -> None:
     except LabError as error:
         missing = True
         typer.echo(f"MISSING  embedded engine: {error}")
+    for what, found, remedy in _optional():
+        typer.echo(f"ok       {what}: {found}" if found else f"optional {what}: {remedy}")
     if missing:
         raise typer.Exit(1)
+
+
+def _optional() -> list[tuple[str, str | None, str]]:
+    """What one can do without: its name, where it was found, and the remedy where it was not."""
+    running = None
+    try:
+        with connect("localstack") as engine:
+            running = f"{engine.versions()['localstack']} answers at {engine.endpoint_url}"
+    except EngineError:
+        if localstack.installed(localstack.Server.home):
+            running = f"{localstack.RELEASE} is installed; `./lab engine start localstack` starts it"
+    try:
+        credentials = botocore.session.Session(profile=os.environ.get("AWS_PROFILE")).get_credentials()
+    except BotoCoreError:  # such as a profile that is not there
+        credentials = None
+    return [
+        ("Docker", shutil.which("docker"), "not found; nothing here needs it but LocalStack with --docker"),
+        ("LocalStack", running, "not installed; `./lab engine start localstack` installs and starts it"),
+        (
+            "AWS credentials",
+            credentials and f"found by {credentials.method}",
+            "not found; `aws configure` stores some, and nothing here needs them but `--engine aws`",
+        ),
+    ]
