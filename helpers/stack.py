@@ -9,24 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
+import sys
 import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import yaml
-from botocore.exceptions import BotoCoreError, ClientError, WaiterError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from helpers import budget
 from helpers.engines.base import Engine
 from helpers.errors import StackError
 from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment
 
 INFRA = Path(__file__).parents[1] / "infra"
 TAGS = {"project": "concurrency-lab"}
+"""Of every stack of the lab, and of everything in it."""
+RUN = "LAB_RUN"
+"""The environment variable that names the run whose processes deploy; its value is a tag of each stack."""
+_OWN_RUN = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
 INPUT_LIMIT_BYTES = 262_144
 """Input of an execution: 256 KiB of UTF-8 (Step Functions service quotas, 2026-11-24)."""
 STACK_SECONDS = 900
@@ -35,6 +44,9 @@ VISIBILITY_FACTOR = 6
 
 FUNCTION_PARAMETERS = ("FunctionTimeout", "RedeliverySeconds")
 """Those that configure functions: Lambda then starts new environments and gives up the old ones."""
+
+GONE = re.compile(r"NotFound|NonExistent|NoSuch|DoesNotExist")
+"""What is in the code of an error that says that something does not exist."""
 
 Value = str | int
 
@@ -185,10 +197,13 @@ class Stack:
     outputs: dict[str, str]
     warmed: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def start(self, data: Any, machine: str = "StateMachineArn", name: str | None = None) -> str:
+    def start(
+        self, data: Any, machine: str = "StateMachineArn", name: str | None = None, paid: bool = False
+    ) -> str:
         """Start an execution with this JSON-able input and return its ARN.
 
-        machine: the output that names the state machine. Raises StackError for an input over 256 KiB.
+        machine: the output that names the state machine. paid: the engine's budget allowed it already. Raises
+        StackError for an input over 256 KiB, and BudgetError where the budget does not allow it.
         """
         text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
         if (size := len(text.encode())) > INPUT_LIMIT_BYTES:
@@ -196,6 +211,9 @@ class Stack:
                 f"input of {size:,} bytes: Step Functions takes at most {INPUT_LIMIT_BYTES:,} (256 KiB); "
                 "put the items into S3 and let an ItemReader read them"
             )
+        if not paid:
+            usd = budget.of_execution(self.workflow, data)
+            self.engine.spend(f"execution of {self.workflow}", usd, quietly=True)
         started = self.engine.client("stepfunctions").start_execution(
             stateMachineArn=self.outputs[machine], input=text, name=name or f"run-{uuid.uuid4().hex[:12]}"
         )
@@ -234,7 +252,15 @@ class Stack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.destroy()
+        if error:
+            _give_up(self.engine, self.name)
+        else:
+            self.destroy()
+
+
+def run_id() -> str:
+    """The tag `run` of what this process deploys: the time of its beginning (UTC), and a random part."""
+    return os.environ.get(RUN) or _OWN_RUN
 
 
 def deploy(engine: Engine, workflow: str, values: Mapping[str, Value] | None = None) -> Stack:
@@ -253,7 +279,7 @@ def deploy(engine: Engine, workflow: str, values: Mapping[str, Value] | None = N
             TemplateBody=json.dumps(body, separators=(",", ":")),
             Parameters=_listed(full),
             Capabilities=["CAPABILITY_IAM"],
-            Tags=[{"Key": k, "Value": v} for k, v in TAGS.items()],
+            Tags=[{"Key": k, "Value": v} for k, v in (TAGS | {"run": run_id()}).items()],
         )
         _wait(engine, "stack_create_complete", name)
         return Stack(engine, workflow, name, full, _outputs(engine, name))
@@ -262,21 +288,23 @@ def deploy(engine: Engine, workflow: str, values: Mapping[str, Value] | None = N
 def destroy(engine: Engine, name: str) -> None:
     """Stop the stack's executions, empty its buckets, delete it and wait until it is gone.
 
-    A stack that does not exist counts as destroyed. Raises StackError when something is left.
+    A stack that does not exist counts as destroyed. Raises StackError when something is left, or the engine
+    does not answer. An interruption goes on, and says first what may be left.
     """
     cloudformation = engine.client("cloudformation")
+    again = f"run `./lab destroy {name} {engine.flags()}` again, or delete it in the CloudFormation console"
     try:
-        _wait_out_update(engine, name)
-        resources = [
-            resource
-            for page in cloudformation.get_paginator("list_stack_resources").paginate(StackName=name)
-            for resource in page["StackResourceSummaries"]
-        ]
-    except ClientError as error:
-        if "does not exist" in str(error):
-            return
-        raise
-    try:
+        try:
+            _wait_out_update(engine, name)
+            resources = [
+                resource
+                for page in cloudformation.get_paginator("list_stack_resources").paginate(StackName=name)
+                for resource in page["StackResourceSummaries"]
+            ]
+        except ClientError as error:
+            if "does not exist" in str(error):
+                return
+            raise
         for resource in resources:
             if "PhysicalResourceId" not in resource:  # it could not be made
                 continue
@@ -286,23 +314,88 @@ def destroy(engine: Engine, name: str) -> None:
                 _empty(engine, resource["PhysicalResourceId"])
         cloudformation.delete_stack(StackName=name)
         _wait(engine, "stack_delete_complete", name)
-    except (ClientError, WaiterError) as error:
-        raise StackError(
-            f"stack {name}: could not be destroyed ({_why_failed(engine, name) or error}); run "
-            f"`./lab destroy {name}` again, or delete it in the CloudFormation console"
-        ) from error
+    except (ClientError, BotoCoreError) as error:
+        reason = _why_failed(engine, name) or error
+        raise StackError(f"stack {name}: could not be destroyed ({reason}); {again}") from error
+    except BaseException:
+        print(f"stack {name}: may not be destroyed yet; {again}", file=sys.stderr)
+        raise
 
 
-def deployed(engine: Engine) -> list[str]:
-    """The names of the lab's stacks on this engine, those that others deployed included."""
+def _give_up(engine: Engine, name: str) -> bool:
+    """Destroy a stack because of an error, which is what is raised: a second one is printed only."""
+    try:
+        destroy(engine, name)
+    except StackError as error:
+        print(error, file=sys.stderr)
+        return False
+    return True
+
+
+def deployed(engine: Engine, run: str | None = None) -> list[str]:
+    """The names of the lab's stacks on this engine, in whatever state, those that others deployed included.
+
+    run: only those with this tag `run`.
+    """
+    wanted = TAGS if run is None else TAGS | {"run": run}
     pages = engine.client("cloudformation").get_paginator("describe_stacks").paginate()
     return sorted(
         stack["StackName"]
         for page in pages
         for stack in page["Stacks"]
-        if {"Key": "project", "Value": TAGS["project"]} in stack.get("Tags", [])
+        if wanted.items() <= {tag["Key"]: tag["Value"] for tag in stack.get("Tags", [])}.items()
         and stack["StackStatus"] != "DELETE_COMPLETE"
     )
+
+
+def orphans(engine: Engine) -> list[str]:
+    """The ARNs of what carries the lab's tag and is in no stack of the lab's.
+
+    What CloudFormation was made to keep, or lost. Resources that do not say which stack they are of count
+    only where none of the lab's is left. AWS may still list for a while what is gone.
+    """
+    stacks = deployed(engine)
+    filters = [{"Key": key, "Values": [value]} for key, value in TAGS.items()]
+    pages = engine.client("resourcegroupstaggingapi").get_paginator("get_resources")
+    found = []
+    for page in pages.paginate(TagFilters=filters):
+        for resource in page["ResourceTagMappingList"]:
+            tags = {tag["Key"]: tag["Value"] for tag in resource["Tags"]}
+            of = tags.get("aws:cloudformation:stack-name")
+            if ":cloudformation:" not in resource["ResourceARN"] and (of not in stacks if of else not stacks):
+                found.append(resource["ResourceARN"])
+    return sorted(found)
+
+
+def remove(engine: Engine, arn: str) -> None:
+    """Delete one of the lab's resources by its ARN; one that does not exist counts as deleted.
+
+    Raises StackError for a kind that the lab's templates do not make, or when the engine refuses.
+    """
+    _, _, service, _, _, rest = arn.split(":", 5)
+    kind, _, name = rest.partition(":")
+    try:
+        match service, kind:
+            case "logs", "log-group":
+                engine.client("logs").delete_log_group(logGroupName=name.removesuffix(":*"))
+            case "lambda", "function":
+                engine.client("lambda").delete_function(FunctionName=name)
+            case "lambda", "event-source-mapping":
+                engine.client("lambda").delete_event_source_mapping(UUID=name)
+            case "states", "stateMachine":
+                engine.client("stepfunctions").delete_state_machine(stateMachineArn=arn)
+            case "sqs", queue:
+                sqs = engine.client("sqs")
+                sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=queue)["QueueUrl"])
+            case "s3", bucket:
+                _empty(engine, bucket)
+                engine.client("s3").delete_bucket(Bucket=bucket)
+            case _:
+                raise StackError(f"{arn}: is of no kind that the lab's templates make; delete it by hand")
+    except (ClientError, BotoCoreError) as error:
+        code = error.response["Error"].get("Code", "") if isinstance(error, ClientError) else ""
+        if not GONE.search(code):
+            raise StackError(f"{arn}: could not be deleted ({error}); delete it by hand") from error
 
 
 def _listed(values: Mapping[str, Value]) -> list[dict[str, str]]:
@@ -321,11 +414,13 @@ def _removed_on_failure(engine: Engine, workflow: str, name: str, done: str) -> 
     try:
         yield
     except BaseException as error:
-        reason = _why_failed(engine, name) or str(error)
-        destroy(engine, name)
-        if isinstance(error, ClientError | BotoCoreError):
+        failed = isinstance(error, ClientError | BotoCoreError)
+        reason = (_why_failed(engine, name) if failed else None) or str(error)
+        removed = _give_up(engine, name)
+        if failed:
             raise StackError(
-                f"{workflow}: could not be {done} ({reason}); what was made of it has been removed"
+                f"{workflow}: could not be {done} ({reason}); "
+                + ("what was made of it has been removed" if removed else f"stack {name} may be left")
             ) from error
         raise
 
@@ -354,7 +449,7 @@ def _wait(engine: Engine, waiter: str, name: str) -> None:
 def _why_failed(engine: Engine, name: str) -> str | None:
     try:
         events = engine.client("cloudformation").describe_stack_events(StackName=name)["StackEvents"]
-    except ClientError:
+    except (ClientError, BotoCoreError):
         return None
     reasons = [
         f"{event['LogicalResourceId']}: {event['ResourceStatusReason']}"
