@@ -14,7 +14,6 @@ from helpers.engines import connect
 from tests.conformance import report
 from tests.conformance.probe import Probe, Result, all_probes, measure
 
-
 RELEASED = {"embedded": "ministack", "localstack": "localstack"}
 """The engines that the lab can connect to, and what each is made of."""
 
