@@ -1,0 +1,42 @@
+"""What a measurement on LocalStack cannot do without: no early answer is lost, and children have a start.
+
+Written for the release in infra/localstack-requirements.txt. In Docker, LocalStack runs this file as one of
+its init scripts: infra/compose.yaml puts it into start.d. Without Docker, __main__.py runs it.
+"""
+
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
+
+from localstack.services.stepfunctions.asl.component.state.state_execution.state_map.iteration.itemprocessor import (  # noqa: E501
+    distributed_item_processor_worker as worker,
+)
+from localstack.services.stepfunctions.asl.eval.callback.callback import CallbackEndpoint
+
+set_up = CallbackEndpoint.setup_heartbeat_endpoint
+eval_job = worker.DistributedItemProcessorWorker._eval_job
+
+
+@wraps(set_up)
+def hear_early_answers(self: Any, heartbeat_seconds: int) -> Any:
+    """Let a task with a heartbeat hear an answer that came before it began to listen.
+
+    It begins once the message is sent, and then waits for a sign of life before it looks for an answer: one
+    that a quick worker has given by then would be heard after the heartbeat's timeout, as too late.
+    """
+    endpoint = set_up(self, heartbeat_seconds)
+    if self.get_outcome():
+        endpoint.notify()
+    return endpoint
+
+
+@wraps(eval_job)
+def start_children(self: Any, env: Any, job: Any) -> None:
+    """Give a child of a Distributed Map a StartTime of its own; it would be its parent's."""
+    context = env.states.context_object.context_object_data
+    context["Execution"] = context["Execution"] | {"StartTime": datetime.now(UTC).isoformat()}
+    eval_job(self, env, job)
+
+
+CallbackEndpoint.setup_heartbeat_endpoint = hear_early_answers
+worker.DistributedItemProcessorWorker._eval_job = start_children
