@@ -3,10 +3,14 @@
 import json
 import time
 import uuid
+from collections.abc import Callable
+from datetime import datetime
 
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 from machines import callback, distributed, ended, machine, queue, receive, receive_token, start, until
+from test_embedded_functions import function
 
 
 def test_max_concurrency_from_a_path(engine):
@@ -55,16 +59,23 @@ def test_tolerance_from_a_path(engine, tolerated, status):
 
 
 def test_the_context_object_of_a_child_is_its_own(engine):
-    """`$$.Execution` in a child names the child, each with a start time of its own."""
-    tell = {"Type": "Pass", "Parameters": {"name.$": "$$.Execution.Name"}, "End": True}
-    described = ended(
-        engine,
-        machine(engine, distributed({"Tell": tell}, "Tell", MaxConcurrency=1), "Map"),
-        {"items": [0, 1, 2]},
-    )
-    names = {child["name"] for child in json.loads(described["output"])}
-    assert len(names) == 3
-    assert described["name"] not in names
+    """`$$.Execution` and `$$.StateMachine` in a child are the child's, each with a start of its own."""
+    names = ("Execution.Id", "Execution.Input", "Execution.Name", "Execution.StartTime", "StateMachine.Id")
+    tell = {"Type": "Pass", "Parameters": {f"{name}.$": f"$$.{name}" for name in names}, "End": True}
+    described = ended(engine, machine(engine, distributed({"Tell": tell}, "Tell"), "Map"), {"items": [7, 8]})
+    told = json.loads(described["output"])
+    run = map_run(engine, described["executionArn"])["mapRunArn"]
+    found = {child["executionArn"]: child for child in children(engine, run)}
+    for item, one in zip([7, 8], told, strict=True):
+        child = found[one["Execution.Id"]]
+        assert one == {
+            "Execution.Id": child["executionArn"],
+            "Execution.Input": item,
+            "Execution.Name": child["name"],
+            "Execution.StartTime": one["Execution.StartTime"],
+            "StateMachine.Id": child["stateMachineArn"],
+        }
+        assert datetime.fromisoformat(one["Execution.StartTime"]) == child["startDate"]
 
 
 @pytest.mark.parametrize("kind", ["Parallel", "Map"])
@@ -81,6 +92,94 @@ def test_the_first_branch_that_fails_fails_its_state(engine, kind):
     assert (described["status"], described["error"]) == ("FAILED", "Bad")
     with pytest.raises(ClientError):
         sfn.send_task_success(taskToken=other, output="{}")
+
+
+def test_a_map_that_has_failed_starts_no_other_iteration(engine):
+    """Once an iteration of an inline Map has failed, those that wait for their turn enter no state."""
+    url = queue(engine)
+    processor = {"StartAt": "Wait", "States": callback(url, Catch=[])}
+    states = {"Map": {"Type": "Map", "MaxConcurrency": 1, "ItemProcessor": processor, "End": True}}
+    arn = start(engine, machine(engine, states, "Map"), [0, 1, 2])
+    engine.client("stepfunctions").send_task_failure(taskToken=receive_token(engine, url), error="Bad")
+    assert until(engine, arn)["status"] == "FAILED"
+    assert no_more(engine, url)
+
+
+SLOW = """
+import json, os, time, boto3
+def handler(event, context):
+    sqs = boto3.client("sqs")
+    for seconds in event["seconds"]:
+        sqs.send_message(QueueUrl=event["url"], MessageBody=json.dumps({"token": "started"}))
+        time.sleep(seconds)
+    raise ValueError
+"""
+
+
+def calling(engine, url: str, *seconds: float) -> dict:
+    """A task of a function that sends a message, waits so many seconds, sends another ..., and fails."""
+    name = function(engine, SLOW, Timeout=900)
+    return {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::lambda:invoke",
+        "Parameters": {"FunctionName": name, "Payload": {"url": url, "seconds": seconds}},
+        "End": True,
+    }
+
+
+@pytest.mark.parametrize("kind", ["Parallel", "Map", "DISTRIBUTED"])
+def test_a_state_that_fails_does_not_wait_for_functions(engine, kind):
+    """A state fails at once though a function that it called still runs; what called that is aborted."""
+    url, called = queue(engine), queue(engine)
+    route = {"Variable": "$", "NumericEquals": 1, "Next": "Call"}
+    states = callback(url, Catch=[]) | {"Call": calling(engine, called, 60)}
+    states["Route"] = {"Type": "Choice", "Choices": [route], "Default": "Wait"}
+    if kind == "Parallel":
+        branches = [{"StartAt": first, "States": states} for first in ("Wait", "Call")]
+        both = {"Both": {"Type": "Parallel", "Branches": branches, "End": True}}
+    else:
+        both = {"Both": distributed(states, "Route", ItemsPath="$")["Map"]}
+        both["Both"]["ItemProcessor"]["ProcessorConfig"]["Mode"] = "INLINE" if kind == "Map" else kind
+    arn = start(engine, machine(engine, both, "Both"), [0, 1])
+    receive(engine, called)
+    engine.client("stepfunctions").send_task_failure(taskToken=receive_token(engine, url), error="Bad")
+    assert until(engine, arn)["status"] == "FAILED"
+    if kind == "DISTRIBUTED":
+        statuses = {child["status"] for child in children(engine, map_run(engine, arn)["mapRunArn"])}
+        assert statuses == {"ABORTED", "FAILED"}
+
+
+def test_what_ends_after_its_execution_was_stopped_counts_for_nothing(engine):
+    """An execution that was stopped stays ABORTED, whatever a function that it had called answers."""
+    url = queue(engine)
+    arn = start(engine, machine(engine, {"Call": calling(engine, url, 1, 0)}, "Call"), {})
+    receive(engine, url)
+    sfn = engine.client("stepfunctions")
+    sfn.stop_execution(executionArn=arn)
+    receive(engine, url)
+    time.sleep(0.3)  # until the function's error would have come
+    assert sfn.describe_execution(executionArn=arn)["status"] == "ABORTED"
+
+
+def test_a_stopped_execution_leaves_no_thread(engine):
+    """StopExecution ends the waits of all children at once, however long they would wait."""
+    url = queue(engine)
+    states = callback(url, Catch=[]) | {"Nap": {"Type": "Wait", "Seconds": 3600, "End": True}}
+    states["Route"] = {
+        "Type": "Choice",
+        "Choices": [{"Variable": "$", "NumericEquals": 1, "Next": "Nap"}],
+        "Default": "Wait",
+    }
+    server = psutil.Process(engine._own.pid)
+    before = server.num_threads()
+    items = [0, 1] * 30
+    arn = start(engine, machine(engine, distributed(states, "Route"), "Map"), {"items": items})
+    for _ in range(30):
+        receive_token(engine, url)
+    until_so(lambda: map_run(engine, arn)["itemCounts"].get("running") == 60)
+    assert server.num_threads() >= before + 60
+    engine.client("stepfunctions").stop_execution(executionArn=arn)
+    until_so(lambda: server.num_threads() < before + 30)
 
 
 def test_a_branch_has_a_context_object_of_its_own(engine):
@@ -135,11 +234,8 @@ def waiting(url: str, **fields) -> dict:
 def map_run(engine, execution: str) -> dict:
     """The description of the only Map Run of an execution, with the counts that are not zero."""
     sfn = engine.client("stepfunctions")
-    give_up = time.monotonic() + 10
-    while not (runs := sfn.list_map_runs(executionArn=execution)["mapRuns"]):
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
-    (run,) = runs
+    until_so(lambda: bool(sfn.list_map_runs(executionArn=execution)["mapRuns"]))
+    (run,) = sfn.list_map_runs(executionArn=execution)["mapRuns"]
     described = sfn.describe_map_run(mapRunArn=run["mapRunArn"])
     for counts in ("itemCounts", "executionCounts"):
         described[counts] = {name: n for name, n in described[counts].items() if n}
@@ -151,6 +247,14 @@ def children(engine, run: str) -> list[dict]:
     sfn = engine.client("stepfunctions")
     found = sfn.list_executions(mapRunArn=run)["executions"]
     return [sfn.describe_execution(executionArn=child["executionArn"]) for child in found]
+
+
+def until_so(what: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    give_up = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
 
 
 def no_more(engine, url: str) -> bool:
@@ -264,10 +368,7 @@ def test_the_tolerance_of_a_map_run_can_be_updated(engine):
     sfn.update_map_run(mapRunArn=run, toleratedFailurePercentage=50)
     for _ in range(2):
         sfn.send_task_failure(taskToken=tokens.pop(), error="Bad")
-    give_up = time.monotonic() + 10
-    while map_run(engine, arn)["itemCounts"].get("failed") != 2:
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
+    until_so(lambda: map_run(engine, arn)["itemCounts"].get("failed") == 2)
     assert sfn.describe_execution(executionArn=arn)["status"] == "RUNNING"
     sfn.update_map_run(mapRunArn=run, toleratedFailureCount=1)
     assert until(engine, arn)["error"] == "States.ExceedToleratedFailureThreshold"
@@ -466,3 +567,19 @@ def test_children_are_named_after_their_map(engine, kind):
     resource = {"STANDARD": "execution", "EXPRESS": "express"}[kind]
     assert child["executionArn"] == f"{prefix}:{resource}:{name}/All:{child['name']}"
     assert child["name"].count(":") == (kind == "EXPRESS")
+
+
+def test_the_concurrency_of_an_inline_map_may_be_jsonata(engine):
+    """MaxConcurrency as a JSONata expression limits the iterations of an inline Map."""
+    url = queue(engine)
+    map_state = {
+        "Type": "Map",
+        "QueryLanguage": "JSONata",
+        "MaxConcurrency": "{% $states.input[0] %}",
+        "ItemProcessor": {"StartAt": "Wait", "States": callback(url)},
+        "End": True,
+    }
+    start(engine, machine(engine, {"Map": map_state}, "Map"), [2, 2, 2])
+    for _ in range(2):
+        receive_token(engine, url)
+    assert no_more(engine, url)

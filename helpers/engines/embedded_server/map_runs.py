@@ -1,4 +1,4 @@
-"""Map Runs: the children of a Distributed Map, how many run at once, when they end, where results go.
+"""Map Runs: the children of a Distributed Map, how many run at once, and when they end.
 
 ministack runs the children of a Distributed Map to the last and knows no Map Run that fails, is stopped
 or updated. This is that state of the language anew, on ministack's stores, paths and state interpreter.
@@ -9,18 +9,21 @@ import json
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import map_results
 import stopping
+from map_items import Fields
 
 DISTRIBUTED_MAP_LIMIT = 10_000
 """Child executions at once (Step Functions service quotas, 2026-11-24)."""
 
 State = dict[str, Any]
 
-TOLERANCES = {"ToleratedFailureCount": "toleratedFailureCount"} | {
-    "ToleratedFailurePercentage": "toleratedFailurePercentage"
+TOLERANCES = {
+    "ToleratedFailureCount": "toleratedFailureCount",
+    "ToleratedFailurePercentage": "toleratedFailurePercentage",
 }
 COUNTED = (
     *("pending", "running", "succeeded", "failed", "timedOut", "aborted", "total"),
@@ -32,87 +35,6 @@ map_runs: dict[str, "MapRun"] = {}
 """The Map Runs that run, by ARN."""
 
 
-class Fields:
-    """The fields of one Map state, whichever query language they are written in."""
-
-    def __init__(self, sfn: Any, state: State, raw_input: Any, effective: Any, ctx: dict[str, Any]) -> None:
-        self.sfn, self.state, self.raw_input, self.effective, self.ctx = sfn, state, raw_input, effective, ctx
-        self.jsonata = sfn._state_query_language(state, ctx) == "JSONata"
-
-    def value(self, template: Any, ctx: dict[str, Any] | None = None) -> Any:
-        """What a template gives."""
-        if self.jsonata:
-            return self.sfn._apply_jsonata_template(template, self.raw_input, ctx or self.ctx)
-        return self.sfn._resolve_params_obj(template, self.effective, ctx or self.ctx)
-
-    def number(self, holder: State, name: str) -> Any:
-        """A number that a field, or its Path form, gives; None without either."""
-        if f"{name}Path" in holder:
-            return self.sfn._resolve_path_or_ctx(holder[f"{name}Path"], self.effective, self.ctx)
-        return self.value(holder[name]) if name in holder else None
-
-    def items(self) -> list[Any]:
-        """The items of the Map, read from where it says."""
-        if "ItemReader" in self.state:
-            reader = self.state["ItemReader"]
-            found = self.sfn._read_map_items(
-                self.value(reader) if self.jsonata else reader, self.effective, self.ctx
-            )
-        elif self.jsonata:
-            found = self.value(self.state["Items"]) if "Items" in self.state else self.raw_input
-        else:
-            found = self.sfn._resolve_path_or_ctx(self.state.get("ItemsPath", "$"), self.effective, self.ctx)
-        return found if isinstance(found, list) else [found]
-
-    def inputs(self, items: list[Any]) -> Iterator[tuple[Any, int]]:
-        """The input of each child, and how many items are in it."""
-        selector = self.state.get("ItemSelector") or self.state.get("Parameters")
-        selected = (
-            self.value(selector, self.ctx | {"Map": {"Item": {"Index": index, "Value": item}}})
-            if selector
-            else item
-            for index, item in enumerate(items)
-        )
-        if "ItemBatcher" not in self.state:
-            return ((item, 1) for item in selected)
-        return self._batches(selected, self.state["ItemBatcher"])
-
-    def _batches(self, items: Iterator[Any], batcher: State) -> Iterator[tuple[Any, int]]:
-        """Items together, as many as MaxItemsPerBatch and MaxInputBytesPerBatch allow."""
-        most, most_bytes = (
-            self.number(batcher, name) or float("inf")
-            for name in ("MaxItemsPerBatch", "MaxInputBytesPerBatch")
-        )
-        frame = {"BatchInput": self.value(batcher["BatchInput"])} if "BatchInput" in batcher else {}
-        empty = size = _bytes(frame | {"Items": []})
-        batch: list[Any] = []
-        for item in items:
-            added = _bytes(item) + bool(batch)  # a comma
-            if batch and (len(batch) == most or size + added > most_bytes):
-                yield frame | {"Items": batch}, len(batch)
-                batch, size, added = [], empty, _bytes(item)
-            batch.append(item)
-            size += added
-        if batch:
-            yield frame | {"Items": batch}, len(batch)
-
-    def output(self, result: Any) -> tuple[Any, Any]:
-        """What the state hands on, and to which state."""
-        sfn, state = self.sfn, self.state
-        if self.jsonata:
-            output = sfn._apply_jsonata_output(state, self.raw_input, self.ctx, result=result, default=result)
-            sfn._apply_state_assign(state, self.raw_input, self.ctx, result=result)
-        else:
-            result = sfn._apply_result_selector(state, result)
-            output = sfn._apply_result_path(state, self.raw_input, result)
-            output = sfn._apply_output_path(state, output, self.ctx)
-        return output, sfn._next_or_end(state)
-
-
-def _bytes(value: Any) -> int:
-    return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
-
-
 class MapRun:
     """One Map Run. `record` is what DescribeMapRun tells, and UpdateMapRun changes."""
 
@@ -121,13 +43,12 @@ class MapRun:
         self.sfn, state = fields.sfn, fields.state
         *arn, _, machine = execution["stateMachineArn"].split(":")
         self.express = processor["ProcessorConfig"].get("ExecutionType") == "EXPRESS"
-        self.id = self.sfn.new_uuid()
         self.place = ":".join(arn), f"{machine.partition('/')[0]}/{state.get('Label') or self.sfn.new_uuid()}"
         given = {name: fields.number(state, name) for name in TOLERANCES}
         self.tolerated = {TOLERANCES[name] for name, value in given.items() if value is not None}
         """The tolerances that hold. One that was not given holds only when both were not."""
         self.record: dict[str, Any] = {
-            "mapRunArn": self._arn("mapRun", self.id),
+            "mapRunArn": self._arn("mapRun", self.sfn.new_uuid()),
             "executionArn": execution["executionArn"],
             "status": "RUNNING",
             "startDate": self.sfn.now_iso(),
@@ -152,14 +73,13 @@ class MapRun:
     def _arn(self, kind: str, *name: str) -> str:
         return ":".join([self.place[0], kind, self.place[1], *name])
 
-    def run(self) -> tuple[Any, Any]:
+    def run(self) -> Any:
         """Run all children and return the state's output and next state."""
         arn = self.record["mapRunArn"]
         self.sfn._map_runs[arn] = self.record
         map_runs[arn] = self
-        self.sfn._add_event(
-            self.execution, "MapRunStarted", {"mapRunStartedEventDetails": {"mapRunArn": arn}}
-        )
+        started = {"mapRunStartedEventDetails": {"mapRunArn": arn}}
+        self.sfn._add_event(self.execution, "MapRunStarted", started)
         try:
             self._read()
             try:
@@ -177,8 +97,8 @@ class MapRun:
         except self.sfn._ExecutionError as error:
             self._end("FAILED")
             self.record["status"] = "FAILED"
-            details = {"error": error.error, "cause": error.cause}
-            self.sfn._add_event(self.execution, "MapRunFailed", {"mapRunFailedEventDetails": details})
+            failed = {"mapRunFailedEventDetails": {"error": error.error, "cause": error.cause}}
+            self.sfn._add_event(self.execution, "MapRunFailed", failed)
             raise
         finally:
             del map_runs[arn]
@@ -320,87 +240,14 @@ class MapRun:
         self.scope.stop()
 
     def _result(self) -> Any:
-        """The results in the order of the items (of a failed child its record), or where they are written."""
+        """The results in the order of the items, or where they are written."""
         writer = self.fields.state.get("ResultWriter", {})
+        children = [child for child in self.children if child]
         if "Resource" in writer:
-            return self._written(writer)
+            waiting = [data for _, (data, _) in self.left]
+            return map_results.write(self.fields, self.record["mapRunArn"], children, waiting)
         config = self.fields.value(writer.get("WriterConfig", {}))
-        if self.record["status"] == "SUCCEEDED":
-            return list(_transformed(self.children, config.get("Transformation", "COMPACT")))
-
-    def _written(self, writer: State) -> dict[str, Any]:
-        """Write the results to S3, one file for each outcome, and return where."""
-        from ministack.services import s3
-
-        place = self.fields.value(writer.get("Parameters") or writer.get("Arguments") or {})
-        config = self.fields.value(writer.get("WriterConfig", {}))
-        folder = "/".join(filter(None, [place.get("Prefix"), self.id]))
-        jsonl = config.get("OutputType") == "JSONL"
-
-        def put(name: str, content: list[Any] | State) -> dict[str, Any]:
-            lines = jsonl and isinstance(content, list)
-            text = "\n".join(map(json.dumps, content)) if lines else json.dumps(content)
-            key, body = f"{folder}/{name}", text.encode()
-            status, _, _ = s3._put_object(place["Bucket"], key, body, {})
-            if status >= 300:
-                raise self.sfn._ExecutionError(
-                    "States.ResultWriterFailed", f"PutObject to {place['Bucket']} answered {status}"
-                )
-            return {"Key": key, "Size": len(body)}
-
-        ran = [child for child in self.children if child]
-        succeeded = [child for child in ran if child["status"] == "SUCCEEDED"]
-        contents = {
-            "FAILED": [_told(child) for child in ran if child["status"] != "SUCCEEDED"],
-            "PENDING": [
-                {"Input": json.dumps(data), "InputDetails": {"Included": True}, "Status": "PENDING"}
-                for _, (data, _) in self.left
-            ],
-            "SUCCEEDED": list(_transformed(succeeded, config.get("Transformation", "NONE"))),
-        }
-        ending = "jsonl" if jsonl else "json"
-        files = {
-            outcome: [put(f"{outcome}_0.{ending}", content)] if content else []
-            for outcome, content in contents.items()
-        }
-        manifest = {
-            "DestinationBucket": place["Bucket"],
-            "MapRunArn": self.record["mapRunArn"],
-            "ResultFiles": files,
-        }
-        key = put("manifest.json", manifest)["Key"]
-        return {
-            "MapRunArn": self.record["mapRunArn"],
-            "ResultWriterDetails": {"Bucket": place["Bucket"], "Key": key},
-        }
-
-
-def _transformed(children: list[Any], transformation: str) -> Iterator[Any]:
-    """What a ResultWriter makes of these children: NONE, COMPACT or FLATTEN."""
-    for child in children:
-        if transformation == "NONE" or child["status"] != "SUCCEEDED":
-            yield _told(child)
-            continue
-        output = json.loads(child["output"])
-        if transformation == "FLATTEN" and isinstance(output, list):
-            yield from output
-        else:
-            yield output
-
-
-def _told(child: dict[str, Any]) -> dict[str, Any]:
-    """A child as a ResultWriter tells of it (ResultWriter, developer guide, 2026-11-24)."""
-    names = {"executionArn", "input", "name", "output", "error", "cause", "startDate", "stateMachineArn"}
-    names |= {"status", "stopDate"}
-    told = {name[0].upper() + name[1:]: child[name] for name in names if child.get(name) is not None}
-    redrive = {"RedriveStatus": "REDRIVABLE_BY_MAP_RUN"}
-    if child["status"] == "SUCCEEDED":
-        redrive = {
-            "RedriveStatus": "NOT_REDRIVABLE",
-            "RedriveStatusReason": "Execution is SUCCEEDED and cannot be redriven",
-        }
-    included = {"InputDetails": {"Included": True}, "OutputDetails": {"Included": True}, "RedriveCount": 0}
-    return dict(sorted((told | redrive | included).items()))
+        return list(map_results.transformed(children, config.get("Transformation", "COMPACT")))
 
 
 def run_distributed_map(sfn: Any) -> Callable[..., Any]:

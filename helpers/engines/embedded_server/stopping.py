@@ -134,15 +134,12 @@ def first_end_counts(fail: Step) -> Step:
     return corrected
 
 
-def unless_stopped(step: Step) -> Step:
-    """A stopped execution enters no state, and a call that it waited for leaves no mark."""
+def unless_stopped(execute: Step) -> Step:
+    """A stopped execution enters no state."""
 
     def corrected(*given: Any) -> Any:
         Scope.check()
-        try:
-            return step(*given)
-        finally:
-            Scope.check()
+        return execute(*given)
 
     return corrected
 
@@ -218,7 +215,6 @@ def correct() -> None:
     sfn._stop_execution = stop_reaches_threads(sfn._stop_execution)
     sfn._fail_execution = first_end_counts(sfn._fail_execution)
     sfn._scaled_sleep = sleep(sfn._SFN_WAIT_SCALE)
-    sfn._invoke_resource = unless_stopped(sfn._invoke_resource)
     for kind in ("pass", "task", "choice", "wait", "parallel", "map"):
         setattr(sfn, f"_execute_{kind}", unless_stopped(getattr(sfn, f"_execute_{kind}")))
     sfn._run_parallel_branches = fail_fast(sfn._run_parallel_branches)
