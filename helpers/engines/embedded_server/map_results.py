@@ -9,17 +9,10 @@ from map_items import Fields
 Child = dict[str, Any]
 
 NAMES = (
-    "executionArn",
-    "input",
-    "name",
-    "output",
-    "error",
-    "cause",
-    "startDate",
-    "stateMachineArn",
-    "status",
+    *("executionArn", "stateMachineArn", "name", "status", "startDate", "stopDate"),
+    *("input", "output", "error", "cause"),
 )
-"""What is told of a child, and its stopDate."""
+"""What is told of a child."""
 
 
 def transformed(children: list[Child], transformation: str) -> Iterator[Any]:
