@@ -27,8 +27,7 @@ def waiting(site: Site, data: Any = None, **fields: Any) -> tuple[str, str]:
 
 def token(site: Site, url: str) -> str:
     """The next token that a queue brings."""
-    (body,) = site.take(url, 1, quiet=0)
-    found: str = body["token"]
+    found: str = site.one(url)["token"]
     return found
 
 
@@ -51,40 +50,40 @@ def failure_caught_by_name(site: Site) -> Any:
     return outcome(site.end(execution))
 
 
-@probe(ERRORS, "States.Timeout", lesson=True)
+@probe(ERRORS, {"caught as": "States.Timeout"}, lesson=True)
 def timeout_expires(site: Site) -> Any:
     """A task that runs longer than TimeoutSeconds fails with States.Timeout."""
     execution, _ = waiting(site, TimeoutSeconds=2)
     return outcome(site.end(execution))
 
 
-@probe(TASK, "States.Timeout", lesson=True)
+@probe(TASK, {"caught as": "States.Timeout"}, lesson=True)
 def timeout_seconds_path(site: Site) -> Any:
     """TimeoutSecondsPath reads the time-out from the state's input."""
     execution, _ = waiting(site, {"limit": 2}, TimeoutSeconds=None, TimeoutSecondsPath="$.limit")
     return outcome(site.end(execution))
 
 
-@probe(ERRORS, "States.Timeout")
+@probe(ERRORS, {"caught as": "States.Timeout"})
 def timeout_is_not_task_failed(site: Site) -> Any:
     """States.TaskFailed matches any error of a task but States.Timeout."""
     states = sorted_out(callback(site.queue(), TimeoutSeconds=1), "States.TaskFailed", "States.Timeout")
     return site.outcome(states)
 
 
-@probe(ERRORS, "States.HeartbeatTimeout", lesson=True)
+@probe(ERRORS, {"caught as": "States.HeartbeatTimeout"}, lesson=True)
 def heartbeat_expires(site: Site) -> Any:
     """HeartbeatSeconds without a heartbeat ends the task: caught and retried as States.HeartbeatTimeout."""
     return site.outcome(sorted_out(callback(site.queue(), HeartbeatSeconds=2), "States.HeartbeatTimeout"))
 
 
-@probe(TOKEN, "States.Timeout", lesson=True)
+@probe(TOKEN, {"caught as": "States.Timeout"}, lesson=True)
 def heartbeat_caught_as_timeout(site: Site) -> Any:
     """States.Timeout matches a task that was silent for longer than HeartbeatSeconds, too."""
     return site.outcome(sorted_out(callback(site.queue(), HeartbeatSeconds=2), "States.Timeout"))
 
 
-@probe(HEARTBEAT, ["RUNNING", "States.HeartbeatTimeout"], lesson=True)
+@probe(HEARTBEAT, ["RUNNING", {"caught as": "States.HeartbeatTimeout"}], lesson=True)
 def heartbeat_extends(site: Site) -> Any:
     """SendTaskHeartbeat starts the heartbeat clock anew: a task lives on as long as they come."""
     execution, mine = waiting(site, HeartbeatSeconds=6)
@@ -94,7 +93,7 @@ def heartbeat_extends(site: Site) -> Any:
     return [site.end(execution, seconds=0)["status"], outcome(site.end(execution))]
 
 
-@probe(HEARTBEAT, "States.Timeout", lesson=True)
+@probe(HEARTBEAT, {"caught as": "States.Timeout"}, lesson=True)
 def heartbeat_does_not_extend_timeout(site: Site) -> Any:
     """TimeoutSeconds is a task's longest duration, however many heartbeats come."""
     execution, mine = waiting(site, TimeoutSeconds=4, HeartbeatSeconds=3)
@@ -106,7 +105,7 @@ def heartbeat_does_not_extend_timeout(site: Site) -> Any:
     return outcome(site.end(execution))
 
 
-@probe(TASK, "States.HeartbeatTimeout", lesson=True)
+@probe(TASK, {"caught as": "States.HeartbeatTimeout"}, lesson=True)
 def heartbeat_seconds_path(site: Site) -> Any:
     """HeartbeatSecondsPath reads the longest silence from the state's input."""
     execution, _ = waiting(site, {"limit": 2}, HeartbeatSecondsPath="$.limit")
@@ -175,7 +174,7 @@ def retry_after_failure_new_token(site: Site) -> Any:
     execution = site.start(site.machine({"Do": state}))
     seen = []
     for _ in range(3):
-        (body,) = site.take(url, 1, quiet=0)
+        body = site.one(url)
         seen.append(body)
         if len(seen) < 3:
             site.sfn.send_task_failure(taskToken=body["token"], error="Passing")
@@ -237,7 +236,7 @@ def function_waits(site: Site) -> Any:
     log, name = site.queue(), site.function()
     payload = {"do": "return", "log": log, "item.$": "$$.Task.Token"}
     execution = site.start(site.machine({"Do": function_task(name, payload)}))
-    (facts,) = site.take(log, 1, quiet=0)
+    facts = site.one(log)
     still = site.end(execution, seconds=1)["status"]
     site.answer(facts["items"][0], {"from": "callback"})
     return outcome(site.end(execution)) if still == "RUNNING" else still
@@ -278,7 +277,7 @@ def activity_worker(site: Site) -> Any:
     return [json.loads(task["input"]), outcome(site.end(execution))]
 
 
-@probe(ACTIVITY, "States.HeartbeatTimeout")
+@probe(ACTIVITY, {"caught as": "States.HeartbeatTimeout"})
 def activity_heartbeat_expires(site: Site) -> Any:
     """A silent activity worker loses its task after HeartbeatSeconds."""
     execution, arn = activity(site, HeartbeatSeconds=2)

@@ -121,11 +121,11 @@ def redrive(site: Site) -> Any:
     """RedriveExecution runs a failed execution on from the state that failed."""
     url = site.queue()
     execution = site.start(site.machine({"Ask": callback(url)}))
-    (body,) = site.take(url, 1, quiet=0)
+    body = site.one(url)
     site.sfn.send_task_failure(taskToken=body["token"], error="Passing")
     first = site.end(execution)["status"]
     site.sfn.redrive_execution(executionArn=execution)
-    (body,) = site.take(url, 1, quiet=0)
+    body = site.one(url)
     site.answer(body["token"])
     ended = site.end(execution)
     return [first, ended["status"], ended.get("redriveCount")]
@@ -142,13 +142,13 @@ def running_execution_keeps_definition(site: Site) -> Any:
 
     machine = site.machine(states("old"))
     old = site.start(machine)
-    (body,) = site.take(url, 1, quiet=0)
+    body = site.one(url)
     site.update(machine, states("new"))
     site.answer(body["token"])
     if site.on_aws:
         time.sleep(15)  # "a few seconds" may pass until executions use the new definition
     new = site.start(machine)
-    (body,) = site.take(url, 1, quiet=0)
+    body = site.one(url)
     site.answer(body["token"])
     return [outcome(site.end(old)), outcome(site.end(new))]
 
@@ -161,7 +161,7 @@ def retry_backs_off(site: Site) -> Any:
     site.start(site.machine({"Do": callback(url, Retry=retry)}))
     gaps, failed = [], 0.0
     for _ in range(3):
-        (body,) = site.take(url, 1, quiet=0)
+        body = site.one(url)
         gaps.append(time.monotonic() - failed)
         failed = time.monotonic()
         site.sfn.send_task_failure(taskToken=body["token"], error="Passing")
@@ -175,7 +175,7 @@ def retry_delay_capped(site: Site) -> Any:
     rule = {"ErrorEquals": ["Passing"], "IntervalSeconds": 2, "BackoffRate": 20, "MaxDelaySeconds": 3}
     site.start(site.machine({"Do": callback(url, Retry=[rule | {"MaxAttempts": 2}])}))
     for _ in range(2):
-        (body,) = site.take(url, 1, quiet=0)
+        body = site.one(url)
         site.sfn.send_task_failure(taskToken=body["token"], error="Passing")
     return len(site.take(url, 1, quiet=0)) == 1
 

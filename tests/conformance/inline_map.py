@@ -99,7 +99,7 @@ def failure_stops_the_others(site: Site) -> Any:
     """When an iteration fails the Map, the others are stopped: their tokens are dead."""
     url = site.queue()
     execution = site.start(site.machine({"Each": mapped(one_fails(url))}), [1, 0])
-    (body,) = site.take(url, 1, quiet=0)
+    body = site.one(url)
     site.end(execution)
     return site.answer(body["token"])
 

@@ -172,7 +172,7 @@ def record_fields(site: Site) -> Any:
     url, log = site.queue(VisibilityTimeout=120), site.queue()
     site.send(url, [{"do": "return", "log": log}])
     site.mapping(url, site.function())
-    (facts,) = site.take(log, 1, quiet=0)
+    facts = site.one(log)
     record = facts["records"][0]
     found = [key for key in ("messageId", "receiptHandle") if record.get(key)]
     ours = record["eventSourceARN"] == site.queue_arn(url) and "SentTimestamp" in record["attributes"]

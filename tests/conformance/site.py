@@ -206,6 +206,12 @@ class Site:
                 give_up = time.monotonic() + quiet
         return bodies
 
+    def one(self, url: str) -> Any:
+        """The JSON body of the next message; raises TimeoutError when none comes."""
+        if not (found := self.take(url, 1, quiet=0)):
+            raise TimeoutError(f"no message came within {WAIT_SECONDS} s")
+        return found[0]
+
     # -- functions -----------------------------------------------------------------------------------------
 
     def role(self) -> str:
@@ -412,9 +418,9 @@ def caught(state: dict[str, Any], *errors: str) -> dict[str, Any]:
 
 
 def sorted_out(state: dict[str, Any], *errors: str) -> dict[str, Any]:
-    """States: this one, whose output is the first of these error names that a catcher takes its error by."""
+    """States: this one, whose output says which of these names, the first that matches, caught its error."""
     catch = [{"ErrorEquals": [error], "Next": error} for error in errors]
-    ends = {error: {"Type": "Pass", "Result": error, "End": True} for error in errors}
+    ends = {error: {"Type": "Pass", "Result": {"caught as": error}, "End": True} for error in errors}
     return {"First": {**state, "Catch": catch}, **ends}
 
 
