@@ -172,12 +172,12 @@ def retry_backs_off(site: Site) -> Any:
 def retry_delay_capped(site: Site) -> Any:
     """MaxDelaySeconds caps the wait between two attempts."""
     url = site.queue()
-    rule = {"ErrorEquals": ["Passing"], "IntervalSeconds": 2, "BackoffRate": 20, "MaxDelaySeconds": 3}
+    rule = {"ErrorEquals": ["Passing"], "IntervalSeconds": 2, "BackoffRate": 30, "MaxDelaySeconds": 3}
     site.start(site.machine({"Do": callback(url, Retry=[rule | {"MaxAttempts": 2}])}))
     for _ in range(2):
         body = site.one(url)
         site.sfn.send_task_failure(taskToken=body["token"], error="Passing")
-    return len(site.take(url, 1, quiet=0)) == 1
+    return len(site.take(url, 1, seconds=30, quiet=0)) == 1
 
 
 @probe(ERRORS, {"kept": 1, "error": {"Error": "Unwell", "Cause": "as told"}}, lesson=True)

@@ -27,7 +27,7 @@ AREAS = (
     "limits",
     "cloudformation",
 )
-LIGHT, HEAVY = 16, 6
+LIGHT, HEAVY = 16, 8
 """Probes at once: those that only wait, and those whose functions start processes on this machine."""
 CLEAN_UP_SECONDS = 60
 UNKNOWN_ACTION = {
@@ -163,7 +163,7 @@ def measure(probes: Iterable[Probe], endpoint_url: str | None = None) -> Iterato
             else:
                 results.put((mine, run(mine, Site(shared, role))))
 
-    for mine in wanted:
+    for mine in reversed(wanted):  # those of mappings, the longest, before those of functions
         lanes[mine.needs].put(mine)
     for needs, width in (("lambda", HEAVY), ("", LIGHT)):
         for _ in range(width):

@@ -20,7 +20,7 @@ SERVICES = ("sqs", "stepfunctions", "lambda", "s3", "cloudformation", "logs", "i
 TAGS = {"project": "concurrency-lab"}
 QUIET_SECONDS = 1.5
 """How long nothing more may come before a count is taken as the peak."""
-WAIT_SECONDS = 30
+WAIT_SECONDS = 60
 """How long an event is waited for; nothing is judged by how soon it came."""
 
 # Told by its event, or by the messages of its batch, what to do; reports to a queue, may wait at another.
