@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 from botocore.exceptions import ClientError
-from machines import ROLE, callback, ended, machine, queue, receive_token, start, until
-from test_embedded_functions import archive
+from machines import callback, ended, machine, queue, receive_token, start, until
+from test_embedded_functions import function
 
 
 def test_timeout_from_a_path(engine):
@@ -140,14 +140,7 @@ def test_a_lost_heartbeat_is_a_timeout(engine):
 
 def test_the_error_of_a_function_with_a_token_fails_the_task(engine):
     """A function that is called with a task token and raises, fails the task with its error."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    engine.client("lambda").create_function(
-        FunctionName=name,
-        Runtime="python3.13",
-        Role=ROLE,
-        Handler="index.handler",
-        Code={"ZipFile": archive("def handler(event, context):\n    raise KeyError(event)\n")},
-    )
+    name = function(engine, "def handler(event, context):\n    raise KeyError(event)\n")
     task = {
         "Type": "Task",
         "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",

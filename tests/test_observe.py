@@ -227,8 +227,8 @@ def test_a_callback_that_nobody_answers_is_a_timeout(engine):
     assert any("no dead-letter queue" in note for note in seen.notes)
 
 
-def test_an_inline_map_without_iterations_in_its_history(engine):
-    """The engine does not tell them apart: one item, every task counted, and a note that says so."""
+def test_the_iterations_of_an_inline_map_are_its_items(engine):
+    """Each iteration is an item with a task of its own, and nothing had to be guessed."""
     url = engine.client("sqs").create_queue(QueueName="observed-map")["QueueUrl"]
     send = {
         "Type": "Task",
@@ -239,9 +239,9 @@ def test_an_inline_map_without_iterations_in_its_history(engine):
     loop = {"Type": "Map", "ItemProcessor": {"StartAt": "Send", "States": {"Send": send}}, "End": True}
     seen = ended(engine, {"StartAt": "Each", "States": {"Each": loop}}, [1, 2, 3, 4])
     checks.verify(seen.trace)
-    assert len(seen.trace.items) == 1
-    assert (seen.states["state"] == "Send").sum() == 4
-    assert any("iterations apart" in note for note in seen.notes)
+    assert len(seen.trace.items) == 4
+    assert seen.states.loc[seen.states["state"] == "Send", "item"].tolist() == [0, 1, 2, 3]
+    assert not [note for note in seen.notes if "iterations apart" in note]
 
 
 def test_what_does_not_exist(engine):

@@ -12,14 +12,21 @@ from importlib.metadata import version
 
 import callbacks
 import functions
+import histories
 import map_runs
 import maps
+import payloads
 import permissions
 import refusals
 import states
 import stopping
 
 WRITTEN_FOR = "1.5.33"
+CORRECTIONS = (
+    *(payloads, histories, stopping, maps, map_runs),
+    *(callbacks, states, functions, permissions, refusals),
+)
+"""Where two wrap the same function of ministack's, the first lies innermost."""
 
 
 def main() -> None:
@@ -35,7 +42,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     from ministack import app
 
-    for corrections in (stopping, maps, map_runs, callbacks, refusals, states, functions, permissions):
+    for corrections in CORRECTIONS:
         corrections.correct()
     sys.argv = ["ministack"]
     app.main()

@@ -1,5 +1,6 @@
 """Callback tasks and activities: a token for each attempt, which takes one answer in time."""
 
+import contextlib
 import contextvars
 import functools
 import json
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import clocks
-from stopping import Scope
+from stopping import Scope, Stopped
 
 KNOWN_TOKENS = 100_000
 """So many of the last tokens are told from texts that never were one."""
@@ -20,7 +21,12 @@ Step = Callable[..., Any]
 
 
 class Answer(threading.Event):
-    """What a task waits for; the wait is over, too, when the task is stopped."""
+    """What a task waits for; the wait is over, too, when the task is stopped.
+
+    sent: the call that carries the token was made.
+    """
+
+    sent = True
 
     def wait(self, timeout: float | None = None) -> bool:
         with Scope.waking(self.set):
@@ -118,7 +124,8 @@ class Callbacks:
 
     def _begin(self, state: State, execution: Any, token: str, worker: str | None) -> None:
         started = {"activityStartedEventDetails": {"workerName": worker}} if worker else None
-        self.sfn._add_event(execution, "ActivityStarted", started)
+        with contextlib.suppress(Stopped):
+            self.sfn._add_event(execution, "ActivityStarted", started)
         if seconds := state.get("TimeoutSeconds"):
             clocks.after(seconds, self._fail, token, "States.Timeout", f"No answer within {seconds} seconds")
         if seconds := state.get("HeartbeatSeconds"):
@@ -132,6 +139,7 @@ class Callbacks:
                 return call(function, event)
             except self.sfn._ExecutionError as error:
                 if token := getattr(self.running, "token", None):
+                    self.sfn._task_tokens[token]["event"].sent = False
                     self._fail(token, error.error, error.cause)
                 raise
 

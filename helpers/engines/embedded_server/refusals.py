@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-PAYLOAD_BYTES = 262_144
-"""The longest input or output, as UTF-8 (Step Functions service quotas, 2026-11-24)."""
+from payloads import PAYLOAD_BYTES
+
 REQUESTS = {
     "send_task_failure": {"error": 256, "cause": 32_768},
     "send_task_success": {"output": PAYLOAD_BYTES},
