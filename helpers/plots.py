@@ -50,6 +50,8 @@ COMPARED: list[dict[str, Any]] = [
     {"color": "#56B4E9", "linestyle": (0, (8, 2, 1, 2, 1, 2))},
 ]
 WAITING = "#AAAAAA"
+MINUTE = 60.0
+"""The resolution of CloudWatch's metrics (s)."""
 FAILED: dict[str, Any] = {"hatch": "/////", "edgecolor": "white"}
 SINCE_START = "time since start (s)"
 
@@ -73,13 +75,19 @@ def _styled(draw: Callable[P, Axes]) -> Callable[P, Axes]:
 def timeline(trace: Trace, ax: Axes | None = None) -> Axes:
     """Children of the map, direct invocations and limited workers at once over time, with both limits.
 
-    A limit of more than twice the highest count lies above the figure, and its label says so.
+    A limit of more than twice the highest count lies above the figure, and its label says so. Where
+    CloudWatch counted the functions' executions, each minute's highest count is a grey line.
     """
     ax = _axes(ax)
     _steps(ax, metrics.concurrency(trace), label="children", **LOOK["children"])
     for lane, label in (("direct", "direct invocations"), ("limited", "limited workers")):
         if (trace.items["lane"] == lane).any():
             _steps(ax, metrics.concurrency(trace, lane), label=label, **LOOK[lane])
+    measured = trace.metrics[trace.metrics["metric"] == "ConcurrentExecutions"]
+    if len(measured):
+        minutes = measured["time"], measured["time"] + MINUTE
+        label = "ConcurrentExecutions of a function (CloudWatch)"
+        ax.hlines(measured["value"], *minutes, label=label, color=WAITING, linewidth=1.2)
     experiment = trace.experiment
     _limits(ax, [(experiment.map_limit, "map limit"), (experiment.worker_concurrency, "worker limit")])
     ax.set(xlabel=SINCE_START, xlim=(0, None), ylabel="at once (count)")

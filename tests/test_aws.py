@@ -1,19 +1,33 @@
 """A real account: who one is, what may be spent, what is left. An emulator stands in for the account."""
 
+import io
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import boto3
+import nbformat
+import pandas as pd
 import pytest
 from botocore import exceptions
+from botocore.config import Config
 from botocore.stub import Stubber
 
-from helpers import budget, checks, cost, live, stack
+from helpers import budget, checks, cli, cost, live, notebooks, plots, stack, sweep
 from helpers.engines import aws, connect
 from helpers.engines.aws import Aws
-from helpers.errors import BudgetError, EngineError
+from helpers.engines.embedded import Server
+from helpers.engines.pacing import QUOTAS, Bucket
+from helpers.errors import BudgetError, EngineError, StackError, SweepError
 from helpers.experiment import Experiment
 from helpers.trace import Trace
 
@@ -225,19 +239,21 @@ def test_a_run_is_estimated_counted_checked_and_destroyed(engine, capsys, tmp_pa
     """A whole run through the account's own path: estimate first, all laws, a price noted, nothing left."""
     before = names(engine)
     account = connect("aws", budget_usd=0.5)
-    trace = account.run(SMALL, progress=False)
+    experiment = replace(SMALL, limited_seconds=0.6)
+    trace = account.run(experiment, progress=False)
     checks.verify(trace)
     assert (trace.engine, trace.versions["region"]) == ("aws", "us-east-1")
     told = capsys.readouterr().err
-    assert f"at most {budget.dollars(budget.of_run(SMALL))} on AWS" in told
-    assert budget.dollars(0.5 - budget.of_run(SMALL)) + " is then left of the budget $0.5000" in told
-    assert spent() == pytest.approx(budget.of_run(SMALL))
+    price = budget.of_run(experiment)
+    assert f"at most {budget.dollars(price)} on AWS" in told
+    assert budget.dollars(0.5 - price) + " is then left of the budget $0.5000" in told
+    assert spent() == pytest.approx(price)
     assert cost.total(cost.of(trace)) <= spent()
     assert names(engine) == before
     # Map Runs were counted on the way.
     counted = trace.metrics[trace.metrics["metric"] == "itemCounts.succeeded"]["value"]
     assert counted.is_monotonic_increasing
-    assert counted.max() <= len(trace.items)
+    assert 0 < counted.max() <= len(trace.items)
     assert Trace.load(trace.save(tmp_path / "trace.parquet")).metrics.equals(trace.metrics)
 
 
@@ -324,3 +340,395 @@ def test_warming_is_counted(monkeypatch):
     extra = budget.of_run(warm) - budget.of_run(cold)
     assert extra == pytest.approx(sum(map(budget.of_warming, live.to_warm(warm).values())))
     assert extra > 0
+
+
+# --- Within AWS's quotas ---
+
+
+def test_every_call_with_a_quota_is_paced(monkeypatch):
+    """Calls and paginators of one account take from the bucket of their action, all from the same."""
+    taken = []
+    monkeypatch.setattr(Bucket, "take", lambda self: taken.append((self._size, self._rate)))
+    account = connect("aws", budget_usd=0)
+    with stack.deploy(account, "task_token", {"Consumer": "fleet"}) as deployed:
+        account.budget_usd = 1
+        arn = deployed.start({"item": {"item": 1}})
+        taken.clear()
+        client = account.client("stepfunctions")
+        client.describe_execution(executionArn=arn)
+        machine = deployed.outputs["StateMachineArn"]
+        list(client.get_paginator("list_executions").paginate(stateMachineArn=machine))
+        client.describe_state_machine(stateMachineArn=machine)
+    assert taken[:2] == [QUOTAS["DescribeExecution"], QUOTAS["ListExecutions"]]
+
+
+# --- What CloudWatch measured ---
+
+RUN_BEGAN = time.time() // 60 * 60 - 600 + 30
+"""In the middle of a minute, and long enough ago."""
+OUTPUTS = {"WorkerFunction": "lab-worker", "QueueUrl": "https://sqs.us-east-1.amazonaws.com/1/lab-queue"}
+
+
+def test_metrics_of_the_run_s_minutes_are_read(capsys):
+    """Each metric by its resource, minute by minute; what is missing at the end is named."""
+    account = connect("aws", budget_usd=1)
+    for minute, value in ((-2, 9.0), (0, 3.0), (1, 5.0), (9, 7.0)):
+        account.client("cloudwatch").put_metric_data(
+            Namespace="AWS/Lambda",
+            MetricData=[
+                {
+                    "MetricName": "ConcurrentExecutions",
+                    "Dimensions": [{"Name": "FunctionName", "Value": "lab-worker"}],
+                    "Timestamp": datetime.fromtimestamp(RUN_BEGAN + 60 * minute, UTC),
+                    "Value": value,
+                }
+            ],
+        )
+    capsys.readouterr()
+    rows = account.metrics(OUTPUTS, RUN_BEGAN, RUN_BEGAN + 100)
+    worker = {"metric": "ConcurrentExecutions", "resource": "WorkerFunction", "unit": "Count"}
+    minutes = [RUN_BEGAN - 30, RUN_BEGAN + 30]
+    assert rows == [{**worker, "time": at, "value": value} for at, value in zip(minutes, (3, 5), strict=True)]
+    told = capsys.readouterr().err
+    assert "ApproximateNumberOfMessagesVisible of QueueUrl" in told
+    assert "ConcurrentExecutions" not in told
+    assert spent() == budget.of_metrics(4)
+
+
+def test_late_metrics_are_waited_for_within_a_bound(monkeypatch):
+    """It looks again each minute until every metric has its last minute, but not for ever."""
+    now = [RUN_BEGAN + 100]
+    looks = []
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    account = connect("aws", budget_usd=1)
+    all_there = [
+        {"time": RUN_BEGAN + 90, "metric": metric, "resource": resource, "value": 1.0, "unit": "Count"}
+        for metric, resource in aws._queries(OUTPUTS)
+    ]
+
+    def points(asked, began, ended):
+        looks.append(now[0])
+        return all_there if len(looks) == enough else all_there[:1]
+
+    monkeypatch.setattr(account, "_points", points)
+    enough = 2
+    assert account.metrics(OUTPUTS, RUN_BEGAN, RUN_BEGAN + 100) == all_there
+    assert len(looks) == 2
+    enough = 99
+    looks.clear()
+    assert account.metrics(OUTPUTS, RUN_BEGAN, now[0]) == all_there[:1]
+    assert looks[-1] - looks[0] <= aws.METRIC_SECONDS + aws.PERIOD_SECONDS
+
+
+def test_a_short_run_asks_cloudwatch_for_nothing(monkeypatch):
+    """A run of less than a minute has no metrics by the minute; one that may not ask for them goes on."""
+    account = connect("aws", budget_usd=0)
+    assert account.metrics(OUTPUTS, RUN_BEGAN, RUN_BEGAN + 59) == []
+    assert account.metrics(OUTPUTS, RUN_BEGAN, float("nan")) == []
+    assert account.metrics(OUTPUTS, RUN_BEGAN, RUN_BEGAN + 61) == []
+    assert spent() == 0
+
+
+def test_metrics_are_drawn_where_there_are_any():
+    """A timeline shows CloudWatch's minutes of a trace that has them."""
+    from synthetic import make_trace
+
+    trace = make_trace(Experiment(20))
+    assert "CloudWatch" not in str(legend(plots.timeline(trace)))
+    rows = [{"time": -5.0, "metric": "ConcurrentExecutions", "resource": "WorkerFunction", "value": 4.0}]
+    trace = replace(trace, metrics=pd.DataFrame(rows).assign(unit="Count"))
+    assert "CloudWatch" in str(legend(plots.timeline(trace)))
+
+
+def legend(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+# --- What is left, when something goes wrong ---
+
+
+@pytest.fixture
+def hasty(monkeypatch) -> None:
+    """Clients that soon give up."""
+    given_up = Config(retries={"mode": "standard", "max_attempts": 1}, connect_timeout=1, read_timeout=30)
+    monkeypatch.setattr(aws, "CLIENT_CONFIG", given_up)
+
+
+def test_a_lost_network_ends_in_a_destroy_that_is_tried_and_told(monkeypatch, capsys, hasty):
+    """The first error goes on; what could not be destroyed is named with the command that does it."""
+    server = Server.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
+        account = connect("aws", budget_usd=1)
+
+        def lose(**_) -> None:
+            server.stop()
+
+        account.client("stepfunctions").meta.events.register("before-call.sfn.DescribeExecution", lose)
+        with pytest.raises(exceptions.ConnectionError):
+            account.run(SMALL, progress=False)
+    finally:
+        server.stop()
+    told = capsys.readouterr().err
+    assert re.search(r"stack (lab-combined-\w+): could not be destroyed", told)
+    assert re.search(r"`./lab destroy lab-combined-\w+ --engine aws --region us-east-1`", told)
+    assert "could not be kept" in told
+
+
+def test_a_failed_deploy_whose_destroy_fails_tells_both(engine, monkeypatch, capsys):
+    """The error is that of the deployment; the stack that may be left is named in it."""
+
+    def fail(engine, waiter, name):
+        raise exceptions.EndpointConnectionError(endpoint_url="https://nowhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stack, "_wait", fail)
+        with pytest.raises(StackError, match=r"could not be deployed .*nowhere.*; stack (\S+) may be left"):
+            stack.deploy(engine, "task_token")
+    told = capsys.readouterr().err
+    (name,) = stack.deployed(engine) or [re.search(r"stack (\S+):", told)[1]]
+    assert f"stack {name}: could not be destroyed" in told
+    stack.destroy(engine, name)
+
+
+def test_a_second_interruption_leaves_word_of_the_stack(engine, monkeypatch, capsys):
+    """Ctrl-C while a run's stack is destroyed: its name and the command that removes it are told."""
+    wait = stack._wait
+
+    def interrupted(engine, waiter, name):
+        if "delete" in waiter:
+            raise KeyboardInterrupt
+        wait(engine, waiter, name)
+
+    def run():
+        with stack.deploy(engine, "task_token"):
+            raise KeyboardInterrupt("the first")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stack, "_wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    told = capsys.readouterr().err
+    name = re.search(r"stack (\S+): may not be destroyed yet", told)[1]
+    assert f"`./lab destroy {name} --engine embedded`" in told
+    stack.destroy(engine, name)
+
+
+def test_an_error_is_not_hidden_by_a_destroy_that_fails(engine, monkeypatch, capsys):
+    """What went wrong in the block is what is raised."""
+
+    def run():
+        with stack.deploy(engine, "task_token"):
+            raise ZeroDivisionError
+
+    def fail(engine, name):
+        raise StackError(f"stack {name}: could not be destroyed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stack, "destroy", fail)
+        with pytest.raises(ZeroDivisionError):
+            run()
+    name = re.search(r"stack (\S+): could not be destroyed", capsys.readouterr().err)[1]
+    stack.destroy(engine, name)
+
+
+# --- The command line ---
+
+
+def lab(monkeypatch, *arguments: str) -> int:
+    """The exit code of `lab` with these arguments, in this process."""
+    monkeypatch.setattr(sys, "argv", ["lab", *arguments])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return ended.value.code or 0
+
+
+def notebook(folder: Path, *cells: str, usd: float = 0.01) -> None:
+    """A notebook of these cells, which says what it costs, in place of the course."""
+    parameters = nbformat.v4.new_code_cell('engine: str = "embedded"  # where')
+    parameters.metadata["tags"] = ["parameters"]
+    path = f"import sys\nsys.path.append({str(Path(__file__).parent)!r})"
+    code = [parameters, *(nbformat.v4.new_code_cell(cell) for cell in (path, *cells))]
+    made = nbformat.v4.new_notebook(cells=code, metadata={"lab": {"usd": {"quick": usd}}})
+    folder.mkdir()
+    nbformat.write(made, folder / "01_small.ipynb")
+
+
+HASTY = """
+from helpers import Experiment, checks, connect, stack
+from helpers.engines.aws import Aws
+from helpers.engines.embedded import Server
+from helpers.engines.pacing import QUOTAS, Bucket
+Aws.poll_seconds, Aws.settle_seconds, Aws.log_seconds = 0.1, 0.0, 5.0
+lab = connect(engine)
+"""
+RUN = """
+few = Experiment(6, siphon_share=0.5, worker_concurrency=2, direct_seconds=0.02, limited_seconds=0.02)
+checks.verify(lab.run(few, progress=False))
+"""
+
+
+def secrets(folder: Path, *texts: str) -> list[str]:
+    """Where a planted secret is found: in these texts, or in a file of the folder."""
+    found = [path.name for path in folder.rglob("*") if path.is_file() for secret in (SECRET, TOKEN)
+             if secret.encode() in path.read_bytes()]  # fmt: skip
+    return found + [text for text in texts for secret in (SECRET, TOKEN) if secret in text]
+
+
+def test_a_walkthrough_is_estimated_run_and_counted(engine, tmp_path, monkeypatch, capfd):
+    """Its estimate is told first; results tell what it cost; no file and no output has a credential."""
+    before = names(engine)
+    notebook(tmp_path / "notebooks", HASTY, RUN)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+    folder = tmp_path / "out"
+    asked = ["run", "--engine", "aws", "--budget", "0.05", "--yes", "--out", str(folder)]
+    code = lab(monkeypatch, *asked)
+    told = capfd.readouterr()
+    assert (code, names(engine)) == (0, before), told
+    assert "1 notebooks: at most $0.0100 on AWS" in told.err
+    assert "account 000000000000" in told.err
+    assert "cost at most $0.00" in told.out
+    [result] = json.loads((folder / "results.json").read_text())["results"]
+    noted = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    assert 0 < result["usd"] == pytest.approx(sum(line["usd"] for line in noted), abs=1e-6)
+    assert result["usd"] <= 0.01
+    assert secrets(folder, told.out, told.err) == []
+
+
+def test_ctrl_c_destroys_what_the_notebook_had_deployed(engine, tmp_path, monkeypatch, capfd):
+    """The kernel that would have done it is gone with the interruption: the command does it, and says so."""
+    before = names(engine)
+    notebook(tmp_path / "notebooks", HASTY, 'import time\nstack.deploy(lab, "task_token")\ntime.sleep(300)')
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+
+    def interrupt() -> None:
+        while not stack.deployed(engine):
+            time.sleep(0.1)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    folder = tmp_path / "out"
+    code = lab(monkeypatch, "run", "--engine", "aws", "--budget", "1", "--yes", "--out", str(folder))
+    thread.join(10)
+    told = capfd.readouterr()
+    assert code != 0
+    assert re.search(r"destroyed lab-task-token-\w+, which was left", told.err)
+    assert names(engine) == before
+    assert secrets(folder, told.out, told.err) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--yes"], "budget: not given"),
+        (["--yes", "--budget", "0.005"], "estimate $0.0100: more than the $0.005000 left"),
+        (["--yes", "--budget", "1", "--scale", "full"], "scale='full'"),
+        (["--budget", "1"], "give --yes"),
+    ],
+)
+def test_what_is_not_allowed_begins_nothing(engine, tmp_path, monkeypatch, capfd, arguments, words):
+    """No budget, too small a one, an estimate that is not declared, or nobody to ask: refused with 2."""
+    notebook(tmp_path / "notebooks", HASTY)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+    code = lab(monkeypatch, "run", "--engine", "aws", "--out", str(tmp_path / "out"), *arguments)
+    assert code == 2
+    assert words in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("", 1)])
+def test_the_account_is_confirmed(monkeypatch, capfd, answer, code):
+    """In a terminal one is asked, after account, identity and region were told."""
+    terminal = io.StringIO(answer)
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert lab(monkeypatch, "destroy", "--all", "--engine", "aws") == code
+    told = capfd.readouterr().err
+    assert told.index("region us-east-1") < told.index("Is this the account")
+
+
+def test_a_sweep_is_estimated_as_a_whole(tmp_path, monkeypatch, capfd):
+    """Settings times repetitions, and one to warm up; more than the budget is refused before connecting."""
+    one = Experiment(50, worker_concurrency=4)
+    asked = ["sweep", "--set", "items=50", "--set", "worker_concurrency=2,4", "--repetitions", "2"]
+    where = ["--engine", "aws", "--yes", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("helpers.commands.places.connect", lambda *_, **__: pytest.fail("connected"))
+    code = lab(monkeypatch, *asked, *where, "--budget", str(4 * budget.of_run(one)))
+    assert code == 2
+    told = capfd.readouterr().err
+    assert "2 settings x 2, 4 runs to do and one to warm up: at most" in told
+    assert "more than the" in told
+
+
+def test_a_sweep_whose_budget_ends_can_be_resumed(tmp_path):
+    """A run that the budget does not allow is not recorded as one that failed: it is still to do."""
+    account = connect("aws", budget_usd=2.5 * budget.of_run(SMALL))
+    whole = sweep.Sweep((SMALL,), repetitions=2)
+    with pytest.raises(SweepError, match="resume the sweep"):
+        sweep.run(account, whole, tmp_path / "sweep", progress=False)
+    assert [name for name, _ in sweep.missing(whole, tmp_path / "sweep")] == ["s000-r01"]
+
+
+def test_destroy_all_finds_whatever_is_left(engine, monkeypatch, capfd):
+    """By their tag: stacks, whoever deployed them, and what is in no stack; what stays is named, with 1."""
+    account = connect("aws", budget_usd=0)
+    ours = stack.deploy(account, "task_token", {"Consumer": "fleet"})
+    others = stack.deploy(engine, "sqs_limited", {})
+    url = engine.client("sqs").create_queue(QueueName="left-behind", tags=stack.TAGS)["QueueUrl"]
+    destroy = stack.destroy
+
+    def fail(engine, name):
+        if name == others.name:
+            raise StackError(f"stack {name}: could not be destroyed")
+        destroy(engine, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stack, "destroy", fail)
+        assert lab(monkeypatch, "destroy", "--all", "--engine", "aws", "--yes") == 1
+    told = capfd.readouterr()
+    assert f"destroyed {ours.name}" in told.out
+    assert f"not removed: {others.name}" in told.err
+    assert lab(monkeypatch, "destroy", "--all", "--engine", "aws", "--yes") == 0
+    told = capfd.readouterr().out
+    assert f"destroyed {others.name}" in told
+    assert "left-behind" in told
+    assert url not in engine.client("sqs").list_queues().get("QueueUrls", [])
+    assert stack.deployed(engine) == []
+    assert stack.orphans(engine) == []
+
+
+def test_each_kind_of_what_a_template_makes_can_be_removed(engine):
+    """Log groups, functions, mappings, queues, buckets, state machines, by ARN, twice; others are refused."""
+    region = "us-east-1:000000000000"
+    engine.client("logs").create_log_group(logGroupName="/left/behind")
+    engine.client("s3").create_bucket(Bucket="left-behind")
+    engine.client("s3").put_object(Bucket="left-behind", Key="x", Body=b"x")
+    for arn in (
+        f"arn:aws:logs:{region}:log-group:/left/behind:*",
+        "arn:aws:s3:::left-behind",
+        f"arn:aws:lambda:{region}:function:left-behind",
+        f"arn:aws:lambda:{region}:event-source-mapping:00000000-0000-0000-0000-000000000000",
+        f"arn:aws:states:{region}:stateMachine:left-behind",
+        f"arn:aws:sqs:{region}:left-behind",
+    ):
+        stack.remove(engine, arn)
+        stack.remove(engine, arn)
+    assert "left-behind" not in [b["Name"] for b in engine.client("s3").list_buckets()["Buckets"]]
+    assert not engine.client("logs").describe_log_groups(logGroupNamePrefix="/left/behind")["logGroups"]
+    with pytest.raises(StackError, match="by hand"):
+        stack.remove(engine, f"arn:aws:dynamodb:{region}:table/left-behind")
+
+
+def test_a_stack_tells_its_run(engine, monkeypatch):
+    """Every stack has the lab's tag and that of its run, by which its run finds it again."""
+    monkeypatch.setenv(stack.RUN, "monday")
+    with stack.deploy(engine, "task_token", {"Consumer": "fleet"}) as deployed:
+        assert stack.deployed(engine, "monday") == [deployed.name]
+        assert stack.deployed(engine, "tuesday") == []

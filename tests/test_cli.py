@@ -257,8 +257,10 @@ def test_the_engine_is_kept_deployed_to_and_stopped(monkeypatch):
         assert deployed.stdout.startswith("lab-task-token-")
         name = deployed.stdout.split()[0]
         assert lab("destroy", "lab-nothing").returncode == 2
-        assert lab("destroy").stdout == f"destroyed {name}\n"
-        assert lab("destroy").stdout == "nothing is deployed\n"
+        assert f"destroy what? give names or --all; the lab's stacks here are {name}" in lab("destroy").stderr
+        assert lab("destroy", name, "--all").returncode == 2
+        assert lab("destroy", name).stdout == f"destroyed {name}\n"
+        assert lab("destroy", "--all").stdout == "no stack is there\n"
     finally:
         assert lab("engine", "stop").returncode == 0
     assert lab("engine", "stop").stdout == "no embedded engine was running\n"

@@ -26,6 +26,10 @@ class Endpoint(local.Local):
             return False
         return True
 
+    def flags(self) -> str:
+        """The options of `./lab` that name this endpoint."""
+        return f"--endpoint {self.endpoint_url}"
+
     def _fall_back(self) -> str:
         raise EngineError(
             "endpoint: no URL is given; add --endpoint http://HOST:PORT, or set AWS_ENDPOINT_URL"
