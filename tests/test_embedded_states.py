@@ -5,7 +5,8 @@ import uuid
 
 import pytest
 from botocore.exceptions import ClientError
-from machines import ROLE, callback, ended, machine, queue, receive_token, start, until
+from machines import ROLE, callback, distributed, ended, machine, queue, receive_token, start, until
+from test_embedded_functions import function
 
 
 def test_a_state_can_write_to_s3(engine):
@@ -139,3 +140,73 @@ def test_starting_again_starts_nothing(engine):
         again[key] for key in ("executionArn", "startDate")
     ]
     assert refusal(sfn.start_execution, input="1", **named) == "ExecutionAlreadyExists"
+
+
+def too_long(described: dict) -> bool:
+    """Whether an execution failed since a state's output was too long; else it succeeded."""
+    if described["status"] == "SUCCEEDED":
+        return False
+    assert (described["status"], described["error"]) == ("FAILED", "States.DataLimitExceeded")
+    return True
+
+
+def test_a_state_hands_on_256_kib(engine):
+    """A state whose output is a byte longer, as UTF-8, fails its execution: States.DataLimitExceeded."""
+    arn = machine(engine, {"Do": PASS | {"Parameters": {"é.$": "$"}}}, "Do")
+    frame = len('{"é":""}'.encode())
+    assert not too_long(ended(engine, arn, "x" * (KIB_256 - frame)))
+    assert too_long(ended(engine, arn, "x" * (KIB_256 - frame + 1)))
+
+
+@pytest.mark.parametrize("mode", ["INLINE", "DISTRIBUTED"])
+def test_the_results_of_a_map_are_256_kib_together(engine, mode):
+    """A Map whose results together are longer fails the execution, whatever its Catch says."""
+    states = distributed({"Do": PASS | {"Result": "x" * 998}}, "Do")
+    states["Map"]["ItemProcessor"]["ProcessorConfig"]["Mode"] = mode
+    states["Map"]["Catch"] = [{"ErrorEquals": ["States.ALL"], "Next": "Caught"}]
+    arn = machine(engine, states | {"Caught": PASS}, "Map")
+    assert not too_long(ended(engine, arn, {"items": [0] * 261}))
+    assert too_long(ended(engine, arn, {"items": [0] * 262}))
+
+
+def test_a_task_returns_256_kib(engine):
+    """A task whose result is longer fails with States.DataLimitExceeded, to be caught."""
+    name = function(engine, "def handler(event, context):\n    return 'x' * event\n")
+    task = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::lambda:invoke",
+        "Parameters": {"FunctionName": name, "Payload.$": "$"},
+        "ResultPath": None,
+        "Catch": [{"ErrorEquals": ["States.DataLimitExceeded"], "Next": "Caught"}],
+        "End": True,
+    }
+    arn = machine(engine, {"Call": task, "Caught": PASS | {"Result": "caught"}}, "Call")
+    for size, output in ((KIB_256 - 100, KIB_256 - 100), (KIB_256 + 1, "caught")):
+        assert output == json.loads(ended(engine, arn, size)["output"])
+
+
+def test_a_retry_waits_longer_each_time_but_not_too_long(engine):
+    """A retry waits IntervalSeconds, then BackoffRate times as long, but MaxDelaySeconds at most; with full
+    jitter, any time up to that."""
+    url = queue(engine)
+    retry = {"ErrorEquals": ["Bad"], "IntervalSeconds": 1, "BackoffRate": 100, "MaxDelaySeconds": 2}
+    sfn = engine.client("stepfunctions")
+
+    def waits(jitter: str) -> list[float]:
+        states = callback(url, Retry=[retry | {"JitterStrategy": jitter}], Catch=[])
+        execution = start(engine, machine(engine, states, "Wait"), {})
+        for _ in range(4):
+            sfn.send_task_failure(taskToken=receive_token(engine, url), error="Bad")
+        until(engine, execution)
+        found = sfn.get_execution_history(executionArn=execution)["events"]
+        scheduled, failed = (
+            [event["timestamp"].timestamp() for event in found if event["type"] == kind]
+            for kind in ("TaskScheduled", "TaskFailed")
+        )
+        return [after - before for before, after in zip(failed, scheduled[1:], strict=False)]
+
+    least = (1, 2, 2)
+    plain, jittered = waits("NONE"), waits("FULL")
+    assert all(wait >= bound - 0.002 for wait, bound in zip(plain, least, strict=True))
+    assert max(plain) < 60  # where ministack stops
+    assert any(wait < bound for wait, bound in zip(jittered, least, strict=True))

@@ -1,6 +1,7 @@
 """States in general, and what they call."""
 
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,24 @@ def timeout_of_execution(sfn: Any, run: Step) -> Step:
     return corrected
 
 
+def retry_delays(find: Step) -> Step:
+    """A retry waits for MaxDelaySeconds at most, and with full jitter for any time up to what is its turn."""
+
+    def corrected(retriers: list[State], error: str, counts: dict[int, int]) -> Any:
+        retrier, index = find(retriers, error, counts)
+        if retrier is not None:
+            seconds = retrier.get("IntervalSeconds", 1) * retrier.get("BackoffRate", 2) ** counts.get(
+                index, 0
+            )
+            seconds = min(seconds, retrier.get("MaxDelaySeconds", seconds))
+            if retrier.get("JitterStrategy") == "FULL":
+                seconds = random.uniform(0, seconds)
+            retrier = retrier | {"IntervalSeconds": seconds, "BackoffRate": 1}
+        return retrier, index
+
+    return corrected
+
+
 def start_again(sfn: Any, start: Step) -> Step:
     """StartExecution with the name and input of an execution that runs returns that one."""
 
@@ -89,6 +108,7 @@ def correct() -> None:
     from ministack.services import stepfunctions as sfn
 
     sfn._run_execution = timeout_of_execution(sfn, sfn._run_execution)
+    sfn._find_matching_retrier = retry_delays(sfn._find_matching_retrier)
     sfn._start_execution = start_again(sfn, sfn._start_execution)
     sfn._dispatch_aws_sdk_rest_xml = put_object(sfn, s3, sfn._dispatch_aws_sdk_rest_xml)
     sfn._execute_task = limits_from_paths(sfn, sfn._execute_task)
