@@ -46,15 +46,12 @@ class Stack:
 
     def describe(self) -> dict[str, Any]:
         """What DescribeStacks says of it."""
-        (found,) = self.site.cfn.describe_stacks(StackName=self.name)["Stacks"]
-        described: dict[str, Any] = found
-        return described
+        return self.site.cfn.describe_stacks(StackName=self.name)["Stacks"][0]
 
     def rest(self) -> str:
         """The status once nothing is in progress."""
         self.site.until(lambda: not self.describe()["StackStatus"].endswith("IN_PROGRESS"), seconds=120)
-        status: str = self.describe()["StackStatus"]
-        return status
+        return self.describe()["StackStatus"]
 
     def outputs(self) -> dict[str, str]:
         """Its outputs."""

@@ -14,6 +14,13 @@ GET = f"{API}/API_GetExecutionHistory.html"
 RUN = f"{GUIDE}/concepts-examine-map-run.html"
 
 
+def ran(site: Site, states: dict[str, Any], data: Any = None) -> str:
+    """An execution that has ended."""
+    execution = site.start(site.machine(states), data)
+    site.end(execution)
+    return execution
+
+
 def types(events: list[dict[str, Any]]) -> list[str]:
     """The types of events, in their order."""
     return [event["type"] for event in events]
@@ -85,8 +92,7 @@ def heartbeat_leaves_no_event(site: Site) -> Any:
 def inline_map_events(site: Site) -> Any:
     """An inline Map leaves MapStateStarted, MapIterationStarted and MapIterationSucceeded for each item, and
     MapStateSucceeded in its execution's history."""
-    execution = site.start(site.machine({"Each": mapped(PASS)}), [1, 2, 3])
-    site.end(execution)
+    execution = ran(site, {"Each": mapped(PASS)}, [1, 2, 3])
     counts = Counter(types(site.events(execution)))
     wanted = ("MapStateStarted", "MapIterationStarted", "MapIterationSucceeded", "MapStateSucceeded")
     return {name: counts[name] for name in wanted}
@@ -95,8 +101,7 @@ def inline_map_events(site: Site) -> Any:
 @probe(EVENT, ["Each", [0, 1, 2]], lesson=True)
 def inline_map_event_details(site: Site) -> Any:
     """MapIterationStarted names the Map and the item's index."""
-    execution = site.start(site.machine({"Each": mapped(PASS)}), [1, 2, 3])
-    site.end(execution)
+    execution = ran(site, {"Each": mapped(PASS)}, [1, 2, 3])
     details = [e.get("mapIterationStartedEventDetails", {}) for e in site.events(execution)]
     started = [d for d in details if d]
     return [started[0]["name"], sorted(d["index"] for d in started)] if started else "no such event"
@@ -105,8 +110,7 @@ def inline_map_event_details(site: Site) -> Any:
 @probe(EVENT, [1, 1])
 def inline_map_failure_events(site: Site) -> Any:
     """A failed iteration leaves MapIterationFailed, and the Map MapStateFailed."""
-    execution = site.start(site.machine({"Each": mapped(FAIL)}), [1])
-    site.end(execution)
+    execution = ran(site, {"Each": mapped(FAIL)}, [1])
     counts = Counter(types(site.events(execution)))
     return [counts["MapIterationFailed"], counts["MapStateFailed"]]
 
@@ -127,16 +131,14 @@ def inline_map_failure_events(site: Site) -> Any:
 )
 def map_run_events(site: Site) -> Any:
     """A Distributed Map leaves MapRunStarted and MapRunSucceeded, none of its children's events."""
-    execution = site.start(site.machine({"Each": distributed(PASS)}), [1, 2, 3])
-    site.end(execution)
+    execution = ran(site, {"Each": distributed(PASS)}, [1, 2, 3])
     return types(site.events(execution))
 
 
 @probe(EVENT, True, lesson=True)
 def map_run_started_names_run(site: Site) -> Any:
     """MapRunStarted holds the ARN of the Map Run."""
-    execution = site.start(site.machine({"Each": distributed(PASS)}), [1])
-    site.end(execution)
+    execution = ran(site, {"Each": distributed(PASS)}, [1])
     started = [e["mapRunStartedEventDetails"] for e in site.events(execution) if e["type"] == "MapRunStarted"]
     return bool(started) and started[0]["mapRunArn"] == site.map_run(execution)
 
@@ -144,8 +146,7 @@ def map_run_started_names_run(site: Site) -> Any:
 @probe(EVENT, 1, lesson=True)
 def map_run_failed_event(site: Site) -> Any:
     """A Map Run past its threshold leaves MapRunFailed."""
-    execution = site.start(site.machine({"Each": distributed(FAIL)}), [1])
-    site.end(execution)
+    execution = ran(site, {"Each": distributed(FAIL)}, [1])
     return types(site.events(execution)).count("MapRunFailed")
 
 
@@ -156,8 +157,7 @@ def map_run_failed_event(site: Site) -> Any:
 )
 def child_events(site: Site) -> Any:
     """Each child execution has a history of its own."""
-    execution = site.start(site.machine({"Each": distributed(PASS)}), [1])
-    site.end(execution)
+    execution = ran(site, {"Each": distributed(PASS)}, [1])
     children = site.children(site.map_run(execution))
     return types(site.events(children[0]["executionArn"])) if children else "no child listed"
 
@@ -165,8 +165,7 @@ def child_events(site: Site) -> Any:
 @probe(GET, True)
 def reverse_order(site: Site) -> Any:
     """GetExecutionHistory with reverseOrder gives the latest event first."""
-    execution = site.start(site.machine(PASS))
-    site.end(execution)
+    execution = ran(site, PASS)
     forward, backward = types(site.events(execution)), types(site.events(execution, reverseOrder=True))
     return backward == forward[::-1]
 
@@ -174,7 +173,6 @@ def reverse_order(site: Site) -> Any:
 @probe(GET, [2, True, 4])
 def pages(site: Site) -> Any:
     """GetExecutionHistory gives maxResults events and a nextToken for the rest."""
-    execution = site.start(site.machine(PASS))
-    site.end(execution)
+    execution = ran(site, PASS)
     first = site.sfn.get_execution_history(executionArn=execution, maxResults=2)
     return [len(first["events"]), bool(first.get("nextToken")), len(site.events(execution, maxResults=2))]

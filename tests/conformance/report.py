@@ -46,6 +46,7 @@ HOW = """\
 python -m tests.conformance                            # the embedded engine, which it starts
 python -m tests.conformance --only 'callbacks.*'       # a part
 python -m tests.conformance --write                    # store the column, regenerate this page
+python -m tests.conformance --engine localstack   # the one that `./lab engine start localstack` keeps
 python -m tests.conformance --engine moto --endpoint http://127.0.0.1:5000 --release 'moto 5.2.5' --write
 python -m tests.conformance --engine aws               # the default credentials; asks first
 ```

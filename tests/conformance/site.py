@@ -165,8 +165,7 @@ class Site:
     def attribute(self, url: str, name: str) -> str:
         """An attribute of a queue."""
         found = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])
-        value: str = found["Attributes"][name]
-        return value
+        return found["Attributes"][name]
 
     def with_dead_letters(self, receives: int, **attributes: Any) -> tuple[str, str]:
         """A queue, and the queue where its messages go after so many receives."""
@@ -187,8 +186,7 @@ class Site:
         found = self.sqs.receive_message(
             QueueUrl=url, WaitTimeSeconds=wait, MaxNumberOfMessages=most, AttributeNames=["All"]
         )
-        messages: list[dict[str, Any]] = found.get("Messages", [])
-        return messages
+        return found.get("Messages", [])
 
     def take(
         self, url: str, count: int, seconds: float = WAIT_SECONDS, quiet: float = QUIET_SECONDS
@@ -292,8 +290,7 @@ class Site:
 
     def mapping_state(self, uuid_: str) -> str:
         """The state of a mapping."""
-        state: str = self.functions.get_event_source_mapping(UUID=uuid_)["State"]
-        return state
+        return self.functions.get_event_source_mapping(UUID=uuid_)["State"]
 
     # -- state machines ------------------------------------------------------------------------------------
 
@@ -326,8 +323,7 @@ class Site:
     def start(self, machine: str, data: Any = None) -> str:
         """The ARN of a new execution."""
         text = json.dumps({} if data is None else data)
-        arn: str = self.sfn.start_execution(stateMachineArn=machine, input=text)["executionArn"]
-        return arn
+        return self.sfn.start_execution(stateMachineArn=machine, input=text)["executionArn"]
 
     def end(self, execution: str, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """The description of an execution once it has ended (or the time is over), its output parsed."""
