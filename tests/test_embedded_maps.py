@@ -177,9 +177,9 @@ def test_a_stopped_execution_leaves_no_thread(engine):
     for _ in range(30):
         receive_token(engine, url)
     until_so(lambda: map_run(engine, arn)["itemCounts"].get("running") == 60)
-    assert server.num_threads() >= before + 60
+    assert server.num_threads() > before + 40
     engine.client("stepfunctions").stop_execution(executionArn=arn)
-    until_so(lambda: server.num_threads() < before + 30)
+    until_so(lambda: server.num_threads() < before + 20)
 
 
 def test_a_branch_has_a_context_object_of_its_own(engine):
@@ -251,7 +251,7 @@ def children(engine, run: str) -> list[dict]:
 
 def until_so(what: Callable[[], bool]) -> None:
     """Wait until it is so."""
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 30
     while not what():
         assert time.monotonic() < give_up
         time.sleep(0.02)
