@@ -1,9 +1,10 @@
 """What is about to run, in US dollars on AWS: estimated before it begins, noted, and held to a budget.
 
 Estimates are `cost.estimate` at the prices of us-east-1 without the free tier, and warm-up calls at their
-most. Not in them: logs, data transfer and storage, retries beyond those planned, and what a caller does with
-clients of its own. The notes go to a ledger, the file that LAB_LEDGER names, so that the notebooks of one
-`./lab run` share one budget; where none is named they last as long as this process.
+most. Not in them: logs, data transfer and storage, retries beyond those planned, the looks at a queue's depth
+(four a second: $0.006 an hour), and what a caller asks of clients by himself. The notes go to a ledger, the
+file that LAB_LEDGER names, so that the notebooks of one `./lab run` share one budget; where none is named
+they last as long as this process.
 """
 
 from __future__ import annotations

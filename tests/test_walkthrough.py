@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from helpers import notebooks
+from helpers import budget, notebooks
 from helpers.notebooks import discover
 
 COURSE = ["00_start_here", "01_sqs_limits_concurrency", "02_distributed_map"]
@@ -22,11 +22,16 @@ def test_the_course_is_whole():
 
 @pytest.mark.timeout(600)
 def test_every_notebook_runs(engine, tmp_path, monkeypatch):
-    """At scale quick, on the embedded engine, no cell fails, and figures and readings come out."""
+    """At scale quick, on the embedded engine, no cell fails, and figures and readings come out.
+
+    On AWS none would cost more than it says, and each would cost something, as each runs something."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", engine.endpoint_url)
+    monkeypatch.setenv(budget.LEDGER, str(tmp_path / budget.FILE))
     results = notebooks.run(discover(), tmp_path, {"engine": "embedded", "scale": "quick"}, progress=False)
     assert [(result.name, result.cell, result.error) for result in results if not result.ok] == []
     assert all(result.readings for result in results)
+    declared = {path.stem: notebooks.usd_of(path, "quick") for path in discover()}
+    assert [result.name for result in results if not 0 < result.usd <= declared[result.name]] == []
     assert sum(result.figures for result in results) >= 8
     written = json.loads((tmp_path / "results.json").read_text())
     assert [result["name"] for result in written["results"]] == [path.stem for path in discover()]
@@ -66,6 +71,12 @@ def test_it_has_typed_parameters_with_their_meaning(cells):
         assert re.match(r"\w+: \w+ = .+  # .+", line), line
     assert "engine: str" in parameters.source
     assert "scale: str" in parameters.source
+
+
+@pytest.mark.parametrize("path", discover(), ids=lambda path: path.stem)
+def test_it_says_what_it_costs_on_aws(path):
+    """Its metadata give the most that it costs at either scale, and full costs no less than quick."""
+    assert 0 < notebooks.usd_of(path, "quick") <= notebooks.usd_of(path, "full")
 
 
 def test_it_stores_no_outputs(cells):
