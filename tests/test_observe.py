@@ -797,6 +797,25 @@ def test_iterations_are_told_apart_in_any_order(drawn):
     assert [(a.state, a.outcome) for a in outside] == [("Each", "succeeded")]
 
 
+def test_an_iteration_lies_beside_the_one_whose_place_it_takes():
+    """Under MaxConcurrency the event before a new iteration is the last one in an iteration that is over."""
+    head = [event("ExecutionStarted", 0, input="{}"), event("MapStateEntered", 0, name="Each")]
+    events = chained(*head, event("MapStateStarted", 0, length=3))
+    last = len(events)
+    for index in range(3):
+        *inside, over = iteration(index, 5 * index, 2)
+        for one in inside:
+            events.append(one | {"id": len(events) + 1, "previousEventId": last})
+            last = len(events)
+        events.append(over | {"id": len(events) + 1, "previousEventId": last})
+    told = history.read(events, {}, "SUCCEEDED", START + 20)
+    assert [(f"Each[{n}]", "SUCCEEDED", START + 5 * n + 2) for n in range(3)] == [
+        (each.name, each.status, each.ended) for each in told.iterations.values()
+    ]
+    tasks = [attempt.iteration for attempt in told.attempts if attempt.state == "Work"]
+    assert list(told.iterations) == tasks
+
+
 def test_tasks_that_overlap_in_a_history_without_branches():
     """They are matched first in, first out, and their item is served for its whole life."""
     events = [

@@ -126,6 +126,7 @@ def read(
     place = places[0]
     attempts: list[Attempt] = []
     iterations: dict[int, Iteration] = {}
+    maps: dict[int, str] = {}
     passes: dict[tuple[str, tuple[int, ...]], Attempt] = {}
     whole, output, error = False, None, ""
 
@@ -170,7 +171,11 @@ def read(
             for open_still in place.visit.attempts:
                 open_still.end(time, "aborted")
         elif kind == "MapIterationStarted":
-            place = _Place((*place.iterations, event["id"]))
+            # The event before it may lie in the iteration whose place it takes.
+            names = [maps[number] for number in place.iterations]
+            around = place.iterations[: (*names, details["name"]).index(details["name"])]
+            maps[event["id"]] = details["name"]
+            place = _Place((*around, event["id"]))
             if len(place.iterations) == 1:
                 iterations[event["id"]] = Iteration(f"{details['name']}[{details['index']}]", time)
         elif kind.startswith("MapIteration") and place.iterations:
