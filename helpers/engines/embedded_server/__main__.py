@@ -2,7 +2,7 @@
 
 `helpers.engines.embedded` starts this folder as a program of its own, which imports none of the lab.
 Each correction is one function that wraps one of ministack's, for what the lessons rely on and the
-emulator leaves out; each has its test in tests/test_embedded.py. They are written for one release,
+emulator leaves out; each has its test in tests/test_embedded*.py. They are written for one release,
 so the server refuses to start on another.
 """
 
