@@ -18,12 +18,13 @@ import maps
 import payloads
 import permissions
 import refusals
+import scale
 import states
 import stopping
 
 WRITTEN_FOR = "1.5.33"
 CORRECTIONS = (
-    *(payloads, histories, stopping, maps, map_runs),
+    *(scale, payloads, histories, stopping, maps, map_runs),
     *(callbacks, states, functions, permissions, refusals),
 )
 """Where two wrap the same function of ministack's, the first lies innermost."""
