@@ -19,7 +19,8 @@ FILE = Path(__file__).with_suffix(".json")
 
 @functools.cache
 def table() -> dict[str, Any]:
-    """The file: `behaviours` by name (aws, page, lesson), and `engines` by name (release, date, results)."""
+    """The file: `behaviours` by name (aws, page, expects, lesson), `engines` by name (release, date,
+    results by behaviour)."""
     read: dict[str, Any] = json.loads(FILE.read_text())
     return read
 

@@ -67,32 +67,31 @@ def maximum_concurrency_20(site: Site) -> Any:
     return peak(site, 20)
 
 
-@probe(SCALING, True, needs="lambda")
+@probe(SCALING, "five or more", needs="lambda")
 def starts_with_five(site: Site) -> Any:
     """Without MaximumConcurrency a mapping starts with five invocations at once, and goes on from there."""
     held = Held(site, 8)
     at_once = held.started(5)
     held.release(8)
-    return at_once >= 5
+    return "five or more" if at_once >= 5 else at_once
 
 
-@probe(SCALING, True, needs="lambda")
+@probe(SCALING, "more than five", needs="lambda")
 def scales_beyond_five(site: Site) -> Any:
     """Without MaximumConcurrency invocations at once grow by up to 300 a minute while messages remain."""
     held = Held(site, 9)
     at_once = held.started(6)
     held.release(9)
-    return at_once > 5
+    return "more than five" if at_once > 5 else at_once
 
 
 @probe(SCALING, ["refused", "refused", "accepted"], needs="lambda")
 def maximum_concurrency_range(site: Site) -> Any:
     """MaximumConcurrency is 2 to 1,000."""
-    url, name = site.queue(), site.function()
-    seen = []
+    name, seen = site.function(), []
     for maximum in (1, 1001, 1000):
         config = {"MaximumConcurrency": maximum}
-        code = site.refused(site.mapping, url=url, function=name, Enabled=False, ScalingConfig=config)
+        code = site.refused(site.mapping, url=site.queue(), function=name, ScalingConfig=config)
         seen.append("accepted" if code == "accepted" else "refused")
     return seen
 

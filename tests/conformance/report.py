@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.engines import behaviours
-from tests.conformance.probe import AREAS, Result, all_probes
+from tests.conformance.probe import AREAS, Result, all_probes, plain
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 COLUMNS = {
@@ -32,7 +32,7 @@ HEADINGS = {
 INTRODUCTION = """\
 # What each engine does of what AWS documents
 
-Made by `python -m tests.conformance --write`; change the probes in `tests/conformance/`, not this page.
+Made by `.venv/bin/python -m tests.conformance --write` from `tests/conformance/`: change the probes instead.
 
 One probe a behaviour, with plain boto3 against the engine's endpoint. **yes**: as AWS documents; **no**: not;
 *absent*: the API or the feature is not there; -: not run. What was seen in place of a yes stands below each
@@ -43,12 +43,12 @@ HOW = """\
 ## How to run it
 
 ```sh
-python -m tests.conformance                            # the embedded engine, which it starts
-python -m tests.conformance --only 'callbacks.*'       # a part
-python -m tests.conformance --write                    # store the column, regenerate this page
-python -m tests.conformance --engine localstack   # the one that `./lab engine start localstack` keeps
-python -m tests.conformance --engine moto --endpoint http://127.0.0.1:5000 --release 'moto 5.2.5' --write
-python -m tests.conformance --engine aws               # the default credentials; asks first
+.venv/bin/python -m tests.conformance                            # the embedded engine, which it starts
+.venv/bin/python -m tests.conformance --only 'callbacks.*'       # a part
+.venv/bin/python -m tests.conformance --write                    # store the column, regenerate this page
+.venv/bin/python -m tests.conformance --engine localstack              # the one that is kept or found
+.venv/bin/python -m tests.conformance --engine moto --endpoint http://127.0.0.1:5000 --release 5.2.5 --write
+.venv/bin/python -m tests.conformance --engine aws               # the default credentials; asks first
 ```
 
 Each probe makes its own resources, named `conformance-...` and tagged `project: concurrency-lab`, and deletes
@@ -78,7 +78,10 @@ def store(engine: str, release: str, date: str, results: dict[str, Result]) -> N
 
 def documented() -> dict[str, Any]:
     """What AWS says, by behaviour."""
-    return {p.name: {"aws": p.aws, "page": p.page, "lesson": p.lesson} for p in all_probes()}
+    return {
+        p.name: {"aws": p.aws, "page": p.page, "expects": plain(p.expects), "lesson": p.lesson}
+        for p in all_probes()
+    }
 
 
 def page(table: dict[str, Any]) -> str:
@@ -103,7 +106,7 @@ def page(table: dict[str, Any]) -> str:
                 if engines[engine]["results"].get(name, {}).get("state") == "no"
             ]
             if seen:
-                notes.append(f"- {name}: " + ", ".join(seen))
+                notes.append(f"- {name}: documented `{told['expects']}`; " + ", ".join(seen))
         parts.append(f"## {HEADINGS[area]}\n\n" + "\n".join(rows) + "\n")
         if notes:
             parts.append("Seen instead:\n\n" + "\n".join(notes) + "\n")
