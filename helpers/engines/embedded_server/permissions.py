@@ -95,44 +95,68 @@ class Waiting:
 
         return corrected
 
-    def resource(self, extract: Step) -> Step:
-        """The resource of a request that names a task token or a Map Run."""
+    def resources(self, extract: Step) -> Step:
+        """The resource of a request that names a task token, a Map Run or something with tags."""
 
         def corrected(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> str:
-            named = json.loads(body) if service == "states" and body else {}
-            found = named.get("mapRunArn") or self.machines.get(named.get("taskToken", ""))
-            return found or str(extract(service, method, path, headers, body, *rest))
+            data = json.loads(body) if service == "states" and body else {}
+            named = data.get("mapRunArn") or data.get("resourceArn")
+            named = named or self.machines.get(data.get("taskToken", ""))
+            return named or str(extract(service, method, path, headers, body, *rest))
 
         return corrected
 
 
-def function_of_a_mapping(mappings: Any, enforce: Step) -> Step:
-    """A request about an event source mapping is also about its function: lambda:FunctionArn."""
+class Functions:
+    """What a request to Lambda is about, where its body alone says it, or the mapping that it names."""
 
-    def corrected(
-        key: str, action: str, service: str, region: str, resource_arn: str = "*", service_context: Any = None
-    ) -> Any:
-        mapping = mappings.get(resource_arn.rpartition(":")[2])
-        if service == "lambda" and mapping:
-            function = {"lambda:FunctionArn": mapping["FunctionArn"]}
-            service_context = (service_context or {}) | function
-        return enforce(key, action, service, region, resource_arn, service_context)
+    def __init__(self, lambda_svc: Any) -> None:
+        self.lambda_svc = lambda_svc
 
-    return corrected
+    def _named(self, body: bytes) -> str:
+        """The ARN of the function that a request's body names."""
+        name = json.loads(body)["FunctionName"].rpartition(":")[2]
+        where = f"{self.lambda_svc.get_region()}:{self.lambda_svc.get_account_id()}"
+        return f"arn:aws:lambda:{where}:function:{name}"
 
+    def resources(self, extract: Step) -> Step:
+        """The resource of CreateFunction is the function that is yet to be made."""
 
-def function_of_a_new_mapping(lambda_svc: Any, conditions: Step) -> Step:
-    """The same for a mapping that is yet to be made."""
+        def corrected(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> str:
+            if service == "lambda" and method == "POST" and path.rstrip("/").endswith("/functions"):
+                return self._named(body)
+            return str(extract(service, method, path, headers, body, *rest))
 
-    def corrected(service: str, action: str, body: bytes, params: Any) -> Any:
-        keys = conditions(service, action, body, params)
-        if action == "lambda:CreateEventSourceMapping":
-            name = json.loads(body)["FunctionName"].rpartition(":")[2]
-            of = f"{lambda_svc.get_region()}:{lambda_svc.get_account_id()}"
-            keys = keys | {"lambda:FunctionArn": f"arn:aws:lambda:{of}:function:{name}"}
-        return keys
+        return corrected
 
-    return corrected
+    def of_a_new_mapping(self, conditions: Step) -> Step:
+        """Who makes an event source mapping is held to its function: lambda:FunctionArn."""
+
+        def corrected(service: str, action: str, body: bytes, params: Any) -> Any:
+            keys = conditions(service, action, body, params)
+            if action == "lambda:CreateEventSourceMapping":
+                keys = keys | {"lambda:FunctionArn": self._named(body)}
+            return keys
+
+        return corrected
+
+    def of_a_mapping(self, enforce: Step) -> Step:
+        """The same for a mapping that is there."""
+
+        def corrected(
+            key: str,
+            action: str,
+            service: str,
+            region: str,
+            resource_arn: str = "*",
+            service_context: Any = None,
+        ) -> Any:
+            mapping = self.lambda_svc._esms.get(resource_arn.rpartition(":")[2])
+            if service == "lambda" and mapping:
+                service_context = (service_context or {}) | {"lambda:FunctionArn": mapping["FunctionArn"]}
+            return enforce(key, action, service, region, resource_arn, service_context)
+
+        return corrected
 
 
 def correct() -> None:
@@ -149,13 +173,15 @@ def correct() -> None:
         return
     told = ("LAB_OPERATOR_KEY", "AWS_SECRET_ACCESS_KEY", "LAB_OPERATOR_POLICY")
     create_operator(iam, *(os.environ[name] for name in told))
-    waiting = Waiting()
     app.pin_request_origin = loopback_is_secure(app.pin_request_origin)
     iam_actions._BOTOCORE_SERVICE_MAP["lambda"] = ["lambda"]
     iam_actions._lambda_action = lambda_actions(iam_actions._match_rest_action)
     iam_actions.extract_iam_action = batches_are_single_actions(iam_actions.extract_iam_action)
-    iam_actions.extract_resource_arn = waiting.resource(iam_actions.extract_resource_arn)
-    iam_actions.request_tag_context = function_of_a_new_mapping(lambda_svc, iam_actions.request_tag_context)
-    iam_evaluator.enforce = function_of_a_mapping(lambda_svc._esms, iam_evaluator.enforce)
+    waiting = Waiting()
     sfn._execute_task = waiting.note_machine(sfn._execute_task)
     sfn._invoke_with_callback = waiting.note_token(sfn._invoke_with_callback)
+    iam_actions.extract_resource_arn = waiting.resources(iam_actions.extract_resource_arn)
+    functions = Functions(lambda_svc)
+    iam_actions.extract_resource_arn = functions.resources(iam_actions.extract_resource_arn)
+    iam_actions.request_tag_context = functions.of_a_new_mapping(iam_actions.request_tag_context)
+    iam_evaluator.enforce = functions.of_a_mapping(iam_evaluator.enforce)
