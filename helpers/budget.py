@@ -62,7 +62,7 @@ def spend(what: str, usd: float, limit_usd: float | None = None, quietly: bool =
     then left are printed on standard error, unless `quietly`. Raises BudgetError, and notes nothing, where
     less is left.
     """
-    with _lock, _ledger() as entries:
+    with _ledger() as entries:
         if limit_usd is not None:
             left = limit_usd - math.fsum(entry["usd"] for entry in entries)
             afford(what, usd, left, limit_usd)
@@ -85,16 +85,17 @@ def afford(what: str, usd: float, left_usd: float, limit_usd: float) -> None:
 
 def noted() -> list[dict[str, Any]]:
     """All notes so far, in order: time (UTC, ISO 8601), what, usd."""
-    with _lock, _ledger() as entries:
+    with _ledger() as entries:
         return list(entries)
 
 
 @contextlib.contextmanager
 def _ledger() -> Iterator[list[dict[str, Any]]]:
-    """The notes so far; what the block appends is kept. Other processes wait."""
+    """The notes so far; what the block appends is kept. Other threads, and processes, wait for its end."""
     name = os.environ.get(LEDGER)
     if not name:
-        yield _process
+        with _lock:
+            yield _process
         return
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -264,21 +264,26 @@ def test_a_fleet_finds_the_account_by_itself():
     checks.verify(trace)
 
 
-def test_spending_adds_up_over_processes(tmp_path):
-    """Processes that share a ledger share a budget: never do they spend more, however many begin at once."""
-    program = """
+SPENDER = """
 from helpers import budget
-from helpers.errors import BudgetError
-for _ in range(30):
-    try:
-        budget.spend("a run", 0.01, 0.5, quietly=True)
-    except BudgetError:
-        pass
+print("ready", flush=True)
+budget.spend("a run", 0.3, 0.5, quietly=True)
 """
-    running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
-    assert [process.wait() for process in running] == [0, 0]
-    assert spent() == pytest.approx(0.5)
-    assert len(budget.noted()) == 50
+
+
+def test_processes_that_share_a_ledger_share_a_budget():
+    """While one looks at what is left and notes what it takes, no other does: it waits, and sees that."""
+    spending = subprocess.Popen(
+        [sys.executable, "-c", SPENDER], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with spending:
+        with budget._ledger() as entries:
+            assert spending.stdout.readline() == b"ready\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                spending.wait(1)
+            entries.append({"time": "now", "what": "another run", "usd": 0.25})
+        assert "BudgetError: a run: estimate" in spending.communicate()[1].decode()
+    assert spent() == 0.25
 
 
 def test_a_line_that_a_crash_cut_short_costs_no_other_line(tmp_path):
@@ -301,11 +306,20 @@ def test_without_a_ledger_it_adds_up_over_the_process(monkeypatch):
         connect("aws", budget_usd=1).spend("a run", 0.3)
 
 
-def test_threads_share_a_budget():
-    """Nothing is lost between threads."""
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: budget.spend("a call", 0.25), range(40)))
-    assert spent() == 10.0
+@pytest.mark.parametrize("file", [True, False])
+def test_threads_share_a_budget(monkeypatch, file):
+    """So do threads, with a ledger or without."""
+    if not file:
+        monkeypatch.delenv(budget.LEDGER)
+        monkeypatch.setattr(budget, "_process", [])
+    with ThreadPoolExecutor(1) as pool:
+        with budget._ledger() as entries:
+            spending = pool.submit(budget.spend, "a run", 0.3, 0.5, quietly=True)
+            assert not wait([spending], timeout=1).done
+            entries.append({"time": "now", "what": "another run", "usd": 0.25})
+        with pytest.raises(BudgetError):
+            spending.result()
+    assert spent() == 0.25
 
 
 def test_an_engine_without_a_price_only_notes(engine):
