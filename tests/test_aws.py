@@ -386,14 +386,14 @@ OUTPUTS = {"WorkerFunction": "lab-worker", "QueueUrl": "https://sqs.us-east-1.am
 def test_metrics_of_the_run_s_minutes_are_read(capsys):
     """Each metric by its resource, minute by minute; what is missing at the end is named."""
     account = connect("aws", budget_usd=1)
-    for minute, value in ((-2, 9.0), (0, 3.0), (1, 5.0), (9, 7.0)):
+    for seconds, value in ((-150, 9.0), (-20, 3.0), (60, 5.0), (540, 7.0)):
         account.client("cloudwatch").put_metric_data(
             Namespace="AWS/Lambda",
             MetricData=[
                 {
                     "MetricName": "ConcurrentExecutions",
                     "Dimensions": [{"Name": "FunctionName", "Value": "lab-worker"}],
-                    "Timestamp": datetime.fromtimestamp(RUN_BEGAN + 60 * minute, UTC),
+                    "Timestamp": datetime.fromtimestamp(RUN_BEGAN + seconds, UTC),
                     "Value": value,
                 }
             ],
@@ -435,13 +435,23 @@ def test_late_metrics_are_waited_for_within_a_bound(monkeypatch):
     assert looks[-1] - looks[0] <= aws.METRIC_SECONDS + aws.PERIOD_SECONDS
 
 
-def test_a_short_run_asks_cloudwatch_for_nothing(monkeypatch):
-    """A run of less than a minute has no metrics by the minute; one that may not ask for them goes on."""
-    account = connect("aws", budget_usd=0)
+def test_a_short_run_asks_cloudwatch_for_nothing():
+    """A run of less than a minute has no metrics by the minute, nor has one of which nothing came back."""
+    account = connect("aws", budget_usd=1)
     assert account.metrics(OUTPUTS, RUN_BEGAN, RUN_BEGAN + 59) == []
     assert account.metrics(OUTPUTS, RUN_BEGAN, float("nan")) == []
-    assert account.metrics(OUTPUTS, RUN_BEGAN, RUN_BEGAN + 61) == []
     assert spent() == 0
+
+
+def test_metrics_that_are_not_to_be_had_are_left_out(capsys):
+    """A budget that is used up, or a missing right, costs a run its metrics and no more, and is told."""
+    assert connect("aws", budget_usd=0).metrics(OUTPUTS, RUN_BEGAN, RUN_BEGAN + 100) == []
+    assert "CloudWatch's metrics are left out: CloudWatch's metrics: estimate" in capsys.readouterr().err
+    account = connect("aws", budget_usd=1)
+    with Stubber(account.client("cloudwatch")) as stubbed:
+        stubbed.add_client_error("get_metric_data", "AccessDenied", "no", 403)
+        assert account.metrics(OUTPUTS, RUN_BEGAN, RUN_BEGAN + 100) == []
+    assert "AccessDenied" in capsys.readouterr().err
 
 
 def test_metrics_are_drawn_where_there_are_any():
