@@ -183,6 +183,32 @@ def test_an_iteration_that_fails_and_one_that_is_stopped(engine):
     assert of["WaitStateAborted"]["id"] + 1 == of["MapIterationAborted"]["id"]
 
 
+def busy(last: str) -> dict:
+    """An inline Map whose iterations go through sixty states each, the last through that which is named."""
+    choose = {"Type": "Choice", "Choices": [{"Variable": "$", "NumericEquals": 39, "Next": last}]}
+    states = {f"Do{n}": {"Type": "Pass", "Next": f"Do{n + 1}"} for n in range(60)}
+    states |= {"Choose": choose | {"Default": "Do0"}, "Do60": PASS, "Bad": FAIL}
+    catch = [{"ErrorEquals": ["Bad"], "Next": "Caught"}]
+    return each(states, "Choose", Catch=catch) | {"Caught": {"Type": "Wait", "Seconds": 1, "End": True}}
+
+
+def test_what_is_aborted_tells_no_more(engine):
+    """Iterations that are under way when another fails end there: no event of theirs follows their end."""
+    arn = machine(engine, busy("Bad"), "Each")
+    for _ in range(5):
+        execution = start(engine, arn, list(range(40)))
+        until(engine, execution)
+        line, over = {}, set()
+        for event in events(engine, execution):
+            line[event["id"]] = line.get(event["previousEventId"])
+            if event["type"] == "MapIterationStarted":
+                line[event["id"]] = event["id"]
+            if event["type"].startswith(("PassState", "MapIteration")):
+                assert line[event["id"]] not in over
+            if event["type"] in ("MapIterationFailed", "MapIterationAborted", "MapIterationSucceeded"):
+                over.add(line[event["id"]])
+
+
 def test_the_branches_of_a_parallel_are_told_apart(engine):
     """ParallelStateStarted comes before both branches, ParallelStateSucceeded after them."""
     branches = [{"StartAt": name, "States": {name: PASS}} for name in ("One", "Two")]
@@ -244,7 +270,24 @@ def test_a_map_run_that_fails(engine):
 
 
 def test_the_end_is_the_last_event(engine):
-    """Nothing is noted after an execution has ended, its children's histories included."""
+    """Nothing is noted after an execution has ended, however much of it was under way."""
+    sfn = engine.client("stepfunctions")
+    again = busy("Do0")
+    again["Each"] |= {"End": False, "Next": "Each", "ResultPath": None}
+    arn = machine(engine, again, "Each")
+    for _ in range(5):
+        execution = start(engine, arn, list(range(40)))
+        while len(sfn.get_execution_history(executionArn=execution, maxResults=1000)["events"]) < 200:
+            assert sfn.describe_execution(executionArn=execution)["status"] == "RUNNING"
+        sfn.stop_execution(executionArn=execution)
+        time.sleep(0.2)
+        found = events(engine, execution)
+        assert chain(found)[-1:] == [(0, "ExecutionAborted")]
+        assert sum(event["type"] == "ExecutionAborted" for event in found) == 1
+
+
+def test_a_child_that_is_stopped(engine):
+    """The history of a child ends when its Map Run is stopped."""
     url = queue(engine)
     arn = machine(engine, distributed(callback(url), "Wait"), "Map")
     execution = start(engine, arn, {"items": [1]})
@@ -256,7 +299,6 @@ def test_the_end_is_the_last_event(engine):
     while events(engine, child)[-1]["type"] != "ExecutionAborted":
         assert time.monotonic() < give_up
         time.sleep(0.05)
-    assert chain(events(engine, execution))[-1] == (0, "ExecutionAborted")
 
 
 def test_a_history_that_is_full_fails_the_execution(engine):

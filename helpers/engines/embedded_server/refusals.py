@@ -77,9 +77,8 @@ def _broken(machine: dict[str, Any], express: bool, at: str = "") -> Iterator[st
         here = f"{at}/States/{name}"
         if "Next" in state and state["Next"] not in states:
             yield f"MISSING_TRANSITION_TARGET: Missing 'Next' target: {state['Next']} at {here}/Next"
-        if state.get("Type") not in ("Choice", "Succeed", "Fail") and not (
-            state.get("End") or "Next" in state
-        ):
+        goes_on = state.get("Type") not in ("Choice", "Succeed", "Fail")
+        if goes_on and not (state.get("End") or "Next" in state):
             yield f"SCHEMA_VALIDATION_FAILED: One of these fields is required: [Next, End] at {here}"
         timeout, heartbeat = state.get("TimeoutSeconds"), state.get("HeartbeatSeconds")
         if isinstance(timeout, int) and isinstance(heartbeat, int) and heartbeat >= timeout:
