@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from botocore.exceptions import BotoCoreError, ClientError
 
 from helpers import budget, notebooks, tune
 from helpers import observe as observing
@@ -226,11 +227,11 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Run the command; an error of the lab's own is shown as its sentence and ends with 2."""
+    """Run the command; an error of the lab's own, or of an engine, is shown as a sentence and ends with 2."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     try:
         app(prog_name="lab")
-    except LabError as error:
+    except (LabError, ClientError, BotoCoreError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
 

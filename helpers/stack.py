@@ -352,18 +352,27 @@ def orphans(engine: Engine) -> list[str]:
     """The ARNs of what carries the lab's tag and is in no stack of the lab's.
 
     What CloudFormation was made to keep, or lost. Resources that do not say which stack they are of count
-    only where none of the lab's is left. AWS may still list for a while what is gone.
+    only where none of the lab's is left. AWS may still list for a while what is gone. Raises StackError where
+    the engine does not tell.
     """
     stacks = deployed(engine)
     filters = [{"Key": key, "Values": [value]} for key, value in TAGS.items()]
     pages = engine.client("resourcegroupstaggingapi").get_paginator("get_resources")
     found = []
-    for page in pages.paginate(TagFilters=filters):
-        for resource in page["ResourceTagMappingList"]:
-            tags = {tag["Key"]: tag["Value"] for tag in resource["Tags"]}
-            of = tags.get("aws:cloudformation:stack-name")
-            if ":cloudformation:" not in resource["ResourceARN"] and (of not in stacks if of else not stacks):
-                found.append(resource["ResourceARN"])
+    try:
+        tagged = [
+            one for page in pages.paginate(TagFilters=filters) for one in page["ResourceTagMappingList"]
+        ]
+    except (ClientError, BotoCoreError) as error:
+        raise StackError(
+            f"what is in no stack: could not be looked for ({error}); search for the tag project="
+            f"{TAGS['project']} in the console's Tag Editor"
+        ) from error
+    for resource in tagged:
+        tags = {tag["Key"]: tag["Value"] for tag in resource["Tags"]}
+        of = tags.get("aws:cloudformation:stack-name")
+        if ":cloudformation:" not in resource["ResourceARN"] and (of not in stacks if of else not stacks):
+            found.append(resource["ResourceARN"])
     return sorted(found)
 
 

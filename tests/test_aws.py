@@ -728,6 +728,28 @@ def test_destroy_all_finds_whatever_is_left(engine, monkeypatch, capfd):
     assert stack.orphans(engine) == []
 
 
+def test_what_cannot_be_looked_for_is_no_success(monkeypatch, capfd):
+    """A right that is missing, or a network that is gone, is told and is not taken for nothing left."""
+    client = boto3.client("resourcegroupstaggingapi", region_name="us-east-1")
+    real = Aws.client
+    monkeypatch.setattr(
+        Aws, "client", lambda self, name: client if name.startswith("resourcegroups") else real(self, name)
+    )
+    with Stubber(client) as stubbed:
+        stubbed.add_client_error("get_resources", "AccessDeniedException", "no", 400)
+        assert lab(monkeypatch, "destroy", "--all", "--engine", "aws", "--yes") == 1
+    told = capfd.readouterr().err
+    assert "AccessDeniedException" in told
+    assert "not removed: what is in no stack" in told
+
+    def fail(engine):
+        raise exceptions.EndpointConnectionError(endpoint_url="https://nowhere")
+
+    monkeypatch.setattr(stack, "deployed", fail)
+    assert lab(monkeypatch, "destroy", "--all", "--engine", "aws", "--yes") == 2
+    assert "error: Could not connect" in capfd.readouterr().err
+
+
 def test_each_kind_of_what_a_template_makes_can_be_removed(engine):
     """Log groups, functions, mappings, queues, buckets, state machines, by ARN, twice; others are refused."""
     region = "us-east-1:000000000000"

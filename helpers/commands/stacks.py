@@ -65,7 +65,12 @@ def destroy(
             except StackError as error:
                 left.append(name)
                 typer.echo(str(error), err=True)
-        for arn in stack.orphans(connected) if everything else []:
+        try:
+            orphans = stack.orphans(connected) if everything else []
+        except StackError as error:
+            left, orphans = [*left, "what is in no stack"], []
+            typer.echo(str(error), err=True)
+        for arn in orphans:
             try:
                 stack.remove(connected, arn)
                 typer.echo(f"removed {arn}")
