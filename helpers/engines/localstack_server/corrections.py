@@ -1,4 +1,4 @@
-"""What a measurement on LocalStack cannot do without: no early answer is lost, and children have a start.
+"""What a measurement on LocalStack cannot do without: early answers, children's starts, functions' logs.
 
 Written for the release in infra/localstack-requirements.txt. In Docker, LocalStack runs this file as one of
 its init scripts: infra/compose.yaml puts it into start.d. Without Docker, __main__.py runs it.
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
+from localstack.services.lambda_.invocation.execution_environment import ExecutionEnvironment
 from localstack.services.stepfunctions.asl.component.state.state_execution.state_map.iteration.itemprocessor import (  # noqa: E501
     distributed_item_processor_worker as worker,
 )
@@ -38,5 +39,11 @@ def start_children(self: Any, env: Any, job: Any) -> None:
     eval_job(self, env, job)
 
 
+def log_group(self: Any) -> str:
+    """The log group that a function's LoggingConfig names; it would be one that no stack owns."""
+    return str(self.function_version.config.logging_config["LogGroup"])
+
+
 CallbackEndpoint.setup_heartbeat_endpoint = hear_early_answers
 worker.DistributedItemProcessorWorker._eval_job = start_children
+ExecutionEnvironment.get_log_group_name = log_group
