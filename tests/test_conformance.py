@@ -38,6 +38,13 @@ def test_the_page_is_made_from_the_table():
     assert report.page(behaviours.table()) == report.PAGE.read_text()
 
 
+def test_readme_has_the_totals_of_the_page():
+    """What README counts of each engine is what the page counts, and so is the number of probes."""
+    readme = (report.PAGE.parents[1] / "README.md").read_text()
+    assert "\n".join(report.totals(behaviours.table())) in readme
+    assert f" {len(all_probes())} probes " in readme
+
+
 def test_the_table_has_the_words_of_the_probes():
     """behaviours.json has every probe, with its words and its page on docs.aws.amazon.com, and no other."""
     assert report.documented() == behaviours.table()["behaviours"]
