@@ -11,8 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
-from machines import ROLE, ended, machine
+from machines import ROLE, callback, distributed, ended, machine
+
+from helpers.engines import connect, local
 
 
 def function(engine, code: str, **fields) -> str:
@@ -337,3 +340,39 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_an_account_has_a_concurrency_limit_and_sigterm_leaves_no_worker(monkeypatch, tmp_path):
+    """All functions together run LAMBDA_ACCOUNT_CONCURRENCY at once, a further invocation is throttled; an
+    engine that gets SIGTERM ends with its workers, though some are busy and a state waits for its answer."""
+    for variable in local.ENDPOINT_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("LAMBDA_ACCOUNT_CONCURRENCY", "2")
+    monkeypatch.setattr(local, "KEPT", tmp_path / "kept")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    with connect("embedded") as engine:
+        variables = {"NOTES": str(notes), "START_SECONDS": "0"}
+        settings = {"Environment": {"Variables": variables}, "Timeout": 300}
+        one, other = (function(engine, NOTES_ITS_PROCESS, **settings) for _ in range(2))
+        client = engine.client("lambda")
+        for name in (one, other):
+            client.invoke(FunctionName=name, InvocationType="Event", Payload="200")
+        eventually(lambda: len(list(notes.iterdir())) == 2)
+        limit = client.get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
+        impatient = engine._session.client("lambda", config=Config(retries={"total_max_attempts": 1}))
+        with pytest.raises(impatient.exceptions.TooManyRequestsException) as refused:
+            impatient.invoke(FunctionName=other, Payload="0")
+        sfn = engine.client("stepfunctions")
+        url, _ = queue(engine)
+        states = distributed(callback(url, TimeoutSeconds=600), "Wait")
+        states["Map"]["ItemProcessor"]["ProcessorConfig"] = {"Mode": "INLINE"}
+        sfn.start_execution(stateMachineArn=machine(engine, states, "Map"), input='{"items": [1]}')
+        eventually(lambda: count(engine, url) == 1)
+        workers = [psutil.Process(int(path.name)) for path in notes.iterdir()]
+        server = psutil.Process(engine._own.pid)
+        children = server.children(recursive=True)
+        server.terminate()
+        assert not psutil.wait_procs([server, *workers, *children], timeout=60)[1]
+    assert limit == 2
+    assert refused.value.response["Reason"] == "ConcurrentInvocationLimitExceeded"

@@ -158,6 +158,36 @@ def test_copies_of_a_context_share_the_execution():
     assert copied["State"] is not context["State"]
 
 
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_a_copy_of_data_is_equal_and_its_own(data):
+    """A copy of JSON data equals it and shares nothing that could be changed."""
+    found = scale.copied({"data": data, "again": data})
+    assert {"data": data, "again": data} == found
+    assert not isinstance(data, list | dict) or found["data"] is not data
+
+
+def test_a_task_ends_at_its_own_timeout(engine):
+    """TimeoutSeconds ends a task whose function would run longer, and one whose function's timeout comes
+    first fails by that."""
+    code = "import time\ndef handler(event, context):\n    time.sleep(60)\n"
+    ends = {}
+    for seconds, timeout in ((1, 20), (60, 1)):
+        task = {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::lambda:invoke",
+            "Parameters": {"FunctionName": function(engine, code, Timeout=timeout)},
+            "TimeoutSeconds": seconds,
+            "End": True,
+        }
+        ends[seconds] = ended(engine, machine(engine, {"Task": task}, "Task"), {})["error"]
+    assert ends == {1: "States.Timeout", 60: "Sandbox.Timedout"}
+
+
 TELLS_WHERE_IT_RUNS = """
 import os, sys
 def handler(event, context):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +33,8 @@ class Server(local.Server):
         return {
             "BIND_HOST": local.HOST,  # its default is every interface
             "GATEWAY_PORT": str(port),
-            "LAMBDA_ACCOUNT_CONCURRENCY": "1000",  # AWS's default; its own follows this machine's memory
+            # AWS's default; ministack's own follows this machine's memory.
+            "LAMBDA_ACCOUNT_CONCURRENCY": os.environ.get("LAMBDA_ACCOUNT_CONCURRENCY", "1000"),
             "LAMBDA_WARM_TTL_SECONDS": "3600",
             "LOG_LEVEL": "WARNING",
             "MINISTACK_WORKER_THREADS": str(WORKER_THREADS),

@@ -6,6 +6,7 @@ emulator leaves out; each has its test in tests/test_embedded*.py. They are writ
 so the server refuses to start on another.
 """
 
+import os
 import resource
 import sys
 from importlib.metadata import version
@@ -31,7 +32,7 @@ CORRECTIONS = (
 
 
 def main() -> None:
-    """Serve until killed. ministack reads its settings from the environment."""
+    """Serve until SIGTERM, and end with all workers. ministack reads its settings from the environment."""
     if (found := version("ministack")) != WRITTEN_FOR:
         raise SystemExit(
             f"ministack {found} is installed, but the embedded engine's corrections are written for "
@@ -42,11 +43,14 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     from ministack import app
+    from ministack.core import lambda_runtime
 
     for corrections in CORRECTIONS:
         corrections.correct()
     sys.argv = ["ministack"]
     app.main()
+    lambda_runtime.reset()
+    os._exit(0)  # threads that wait for callbacks would hold it up
 
 
 if __name__ == "__main__":
