@@ -272,27 +272,44 @@ def test_a_template_reserves_concurrency(engine):
     assert "ReservedConcurrentExecutions" not in client.get_function_concurrency(FunctionName=function_name)
 
 
-def test_a_mapping_that_is_refused_rolls_its_stack_back(engine):
+REFUSED = [
+    {"ScalingConfig": {"MaximumConcurrency": 1}},
+    {"BatchSize": 11},
+    {"FunctionName": {"Ref": "Slow"}},
+]
+"""What Lambda refuses of a mapping to a queue whose messages are hidden for 30 s."""
+
+
+@pytest.mark.parametrize("settings", REFUSED)
+def test_a_mapping_that_is_refused_rolls_its_stack_back(engine, settings):
     """A resource that cannot be made ends the stack as ROLLBACK_COMPLETE, and its other resources go."""
     queue_name = f"test-{uuid.uuid4().hex[:8]}"
-    name = stack(
-        engine,
-        {
-            "Queue": {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": queue_name}},
-            "Function": templated(TELLS),
-            "Mapping": {
-                "Type": "AWS::Lambda::EventSourceMapping",
-                "Properties": {
-                    "EventSourceArn": {"Fn::GetAtt": ["Queue", "Arn"]},
-                    "FunctionName": {"Ref": "Function"},
-                    "ScalingConfig": {"MaximumConcurrency": 1},
-                },
-            },
-        },
-    )
-    assert stack_status(engine, name) == "ROLLBACK_COMPLETE"
+    properties = {"EventSourceArn": {"Fn::GetAtt": ["Queue", "Arn"]}, "FunctionName": {"Ref": "Function"}}
+    resources = {
+        "Queue": {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": queue_name}},
+        "Function": templated(TELLS),
+        "Slow": templated(TELLS, Timeout=31),
+        "Mapping": {"Type": "AWS::Lambda::EventSourceMapping", "Properties": properties | settings},
+    }
+    assert stack_status(engine, stack(engine, resources)) == "ROLLBACK_COMPLETE"
     with pytest.raises(ClientError, match="NonExistentQueue"):
         engine.client("sqs").get_queue_url(QueueName=queue_name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "timeout"), [({"BatchSize": 11}, 3), ({}, 31)], ids=["no window", "slow function"]
+)
+def test_a_mapping_that_is_refused_is_not_made(engine, settings, timeout):
+    """CreateEventSourceMapping refuses a batch above 10 without a window, and a function that may take longer
+    than messages are hidden; right below either it does not."""
+    _, arn = queue(engine)
+    client = engine.client("lambda")
+    name = function(engine, TELLS, Timeout=timeout)
+    with pytest.raises(client.exceptions.InvalidParameterValueException):
+        mapping(engine, name, arn, **settings)
+    assert not client.list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"]
+    client.update_function_configuration(FunctionName=name, Timeout=30)
+    mapping(engine, name, arn, BatchSize=10)
 
 
 NOTES_ITS_PROCESS = """

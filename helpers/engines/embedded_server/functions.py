@@ -36,18 +36,51 @@ def polls_up_to_its_maximum(concurrency: Step) -> Step:
     return corrected
 
 
-def refused_mapping(lambda_svc: Any, create: Step) -> Step:
-    """A mapping whose MaximumConcurrency Lambda refuses fails its stack."""
+class RefusedMappings:
+    """A mapping that Lambda refuses is not made, and fails the stack that it is in."""
 
-    def corrected(logical_id: str, properties: dict[str, Any], *stack: str) -> Any:
-        scaling = {name: int(value) for name, value in properties.get("ScalingConfig", {}).items()}
-        if refused := lambda_svc._validate_scaling_config(
-            {"ScalingConfig": scaling}, properties.get("EventSourceArn", "")
-        ):
-            raise ValueError(json.loads(refused[2])["message"])
-        return create(logical_id, properties, *stack)
+    def __init__(self, lambda_svc: Any, sqs: Any) -> None:
+        self.lambda_svc, self.sqs = lambda_svc, sqs
 
-    return corrected
+    def reason(self, data: dict[str, Any]) -> str | None:
+        """Why a mapping with these properties is refused; a template gives numbers as text."""
+        if (queue := self.sqs._queue_by_arn(data.get("EventSourceArn", ""))) is None:
+            return None
+        window = int(data.get("MaximumBatchingWindowInSeconds") or 0)
+        if int(data.get("BatchSize") or 10) > 10 and not window:
+            return "A BatchSize above 10 needs MaximumBatchingWindowInSeconds of at least 1"
+        _, config, _ = self.lambda_svc._get_func_record_for_ref(data.get("FunctionName", ""))
+        visible = int(queue["attributes"]["VisibilityTimeout"])
+        if config and visible < config["Timeout"]:
+            return (
+                f"Queue visibility timeout: {visible} seconds is less than "
+                f"Function timeout: {config['Timeout']} seconds"
+            )
+        return None
+
+    def by_call(self, create: Step) -> Step:
+        """CreateEventSourceMapping."""
+
+        def corrected(data: dict[str, Any]) -> Any:
+            if reason := self.reason(data):
+                return self.lambda_svc.error_response_json("InvalidParameterValueException", reason, 400)
+            return create(data)
+
+        return corrected
+
+    def by_template(self, create: Step) -> Step:
+        """AWS::Lambda::EventSourceMapping."""
+
+        def corrected(logical_id: str, properties: dict[str, Any], *stack: str) -> Any:
+            if reason := self.reason(properties):
+                raise ValueError(reason)
+            scaling = {name: int(value) for name, value in properties.get("ScalingConfig", {}).items()}
+            arn = properties["EventSourceArn"]
+            if refused := self.lambda_svc._validate_scaling_config({"ScalingConfig": scaling}, arn):
+                raise ValueError(json.loads(refused[2])["message"])
+            return create(logical_id, properties, *stack)
+
+        return corrected
 
 
 class ThrottledBatches:
@@ -273,7 +306,9 @@ def correct() -> None:
     sfn._call_lambda = throttles_by_name(sfn._ExecutionError, sfn._call_lambda)
 
     mapping = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]
-    mapping["create"] = refused_mapping(lambda_svc, mapping["create"])
+    refused = RefusedMappings(lambda_svc, sqs)
+    mapping["create"] = refused.by_template(mapping["create"])
+    lambda_svc._create_esm = refused.by_call(lambda_svc._create_esm)
     throttled = ThrottledBatches()
     lambda_svc._run_sqs_batch = throttled.of_mapping(lambda_svc._run_sqs_batch)
     lambda_svc._acquire_execution_slot = throttled.wait(lambda_svc._acquire_execution_slot)
