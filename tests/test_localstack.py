@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import psutil
 import pytest
 import yaml
 
-from helpers import Experiment, checks, stack
+from helpers import Experiment, checks, live, stack
 from helpers.commands import keeping
 from helpers.engines import connect, embedded, local, localstack
 from helpers.errors import EngineError
@@ -169,7 +170,7 @@ def test_engines_are_kept_apart():
 
 
 @pytest.mark.parametrize(
-    ("name", "docker", "told"), [("aws", False, "'aws': not one"), ("embedded", True, "--docker")]
+    ("name", "docker", "told"), [("aws", False, "'aws': not one"), ("embedded", True, "needs no Docker")]
 )
 def test_only_the_labs_engines_are_started(name, docker, told):
     """An engine that the lab does not start, or not in Docker, is refused by name."""
@@ -368,6 +369,25 @@ def test_the_same_experiment_keeps_the_same_laws(engine, localstack_engine):
     assert [trace.engine for trace in traces] == ["embedded", "localstack"]
 
 
+@needs_localstack
+def test_an_answer_may_come_at_once(localstack_engine):
+    """A task with a heartbeat hears an answer however soon after the message it comes."""
+    sqs, sfn = localstack_engine.client("sqs"), localstack_engine.client("stepfunctions")
+    clocks = {"Consumer": "fleet", "TimeoutSeconds": 60, "HeartbeatSeconds": 20}
+    with stack.deploy(localstack_engine, "task_token", clocks) as deployed, ThreadPoolExecutor(40) as pool:
+
+        def answer_one(_: int) -> None:
+            url = deployed.outputs["QueueUrl"]
+            [message] = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=20)["Messages"]
+            sfn.send_task_success(taskToken=json.loads(message["Body"])["token"], output='"soon"')
+
+        answers = pool.map(answer_one, range(20))
+        arns = list(pool.map(lambda n: deployed.start({"item": {"item": n}}), range(20)))
+        list(answers)
+        ended = [json.loads(live.wait(deployed, arn, progress=False)["output"]) for arn in arns]
+    assert {"answered"} == {end["outcome"] for end in ended}
+
+
 HANDLER = """
 import os, sys, time
 
@@ -423,8 +443,15 @@ def test_a_function_is_a_process_that_is_kept_warm(call):
     ("do", "kind"), [("sleep", "Sandbox.Timedout"), ("exit", "Runtime.ExitError"), ("raise", "KeyError")]
 )
 def test_a_function_that_fails_says_how(call, do, kind):
-    """A timeout, an exit and an exception are errors of their own kind, and the next call is answered."""
+    """A timeout, an exit and an exception are errors of their own kind; the next call is answered.
+
+    Only a process that raised an exception is there to answer it: the others have ended.
+    """
+    before = call("return")[1]["pid"]
     error, answer = call(do)
     assert error
     assert answer["errorType"] == kind
-    assert call("return")[0] is None
+    assert (do == "raise") or gone(before)
+    error, after = call("return")
+    assert error is None
+    assert (do == "raise") == (after["pid"] == before)
