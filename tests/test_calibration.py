@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from helpers import cli, simulate
-from helpers.commands import simulating
+from helpers.commands import places
 from helpers.engines.simulated import Simulated
 from helpers.errors import LabError, TraceError
 from helpers.experiment import Experiment, lognormal
@@ -163,7 +163,7 @@ def test_a_missing_figure_is_refused():
 
 def test_the_command_prints_and_saves_what_it_calibrated(monkeypatch, tmp_path):
     """The file holds the quotas of the engine, which the printed figures are, too."""
-    monkeypatch.setattr(simulating, "connect", lambda name: Simulated(KNOWN))
+    monkeypatch.setattr(places, "connect", lambda name, **_: Simulated(KNOWN))
     file = tmp_path / "new" / "quotas.json"
     ran = CliRunner().invoke(cli.app, ["calibrate", "--engine", "simulated", "--out", str(file)])
     assert ran.exit_code == 0, ran.output
