@@ -198,15 +198,16 @@ UNLIMITED = Quotas(
 EMBEDDED = replace(
     UNLIMITED,
     map_start_seconds=0.16,
-    children_per_second=500.0,
+    children_per_second=590.0,
     transitions_burst=4.0,
-    transitions_per_second=1_118.0,
-    invoke_seconds=0.0020,
-    receive_seconds=0.0184,
-    answer_seconds=0.0016,
-    return_seconds=0.0003,
+    transitions_per_second=1_610.0,
+    invoke_seconds=0.0013,
+    send_seconds=0.0002,
+    receive_seconds=0.0030,
+    answer_seconds=0.0017,
+    return_seconds=0.0002,
 )
-"""The embedded engine with consumer="lambda" and warm workers: `./lab calibrate`, 2026-11-24, on a virtual
+"""The embedded engine with consumer="lambda" and warm workers: `./lab calibrate`, 2026-11-25, on a virtual
 machine with two cores. Another machine has other figures: calibrate there."""
 
 PRESETS = {
