@@ -1,13 +1,14 @@
-"""What a measurement on LocalStack cannot do without: early answers, children's starts, functions' logs.
+"""What a measurement on LocalStack needs: early answers, starts of children, logs, quick deployments.
 
 Written for the release in infra/localstack-requirements.txt. In Docker, LocalStack runs this file as one of
 its init scripts: infra/compose.yaml puts it into start.d. Without Docker, __main__.py runs it.
 """
 
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partialmethod, wraps
 from typing import Any
 
+from localstack.services.cloudformation.resource_provider import ResourceProviderExecutor
 from localstack.services.lambda_.invocation.execution_environment import ExecutionEnvironment
 from localstack.services.stepfunctions.asl.component.state.state_execution.state_map.iteration.itemprocessor import (  # noqa: E501
     distributed_item_processor_worker as worker,
@@ -47,3 +48,5 @@ def log_group(self: Any) -> str:
 CallbackEndpoint.setup_heartbeat_endpoint = hear_early_answers
 worker.DistributedItemProcessorWorker._eval_job = start_children
 ExecutionEnvironment.get_log_group_name = log_group
+# CloudFormation would look only every five seconds whether a function is there.
+ResourceProviderExecutor.deploy_loop = partialmethod(ResourceProviderExecutor.deploy_loop, sleep_time=0.2)
