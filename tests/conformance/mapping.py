@@ -91,7 +91,8 @@ def maximum_concurrency_range(site: Site) -> Any:
     name, seen = site.function(), []
     for maximum in (1, 1001, 1000):
         config = {"MaximumConcurrency": maximum}
-        code = site.refused(site.mapping, url=site.queue(), function=name, ScalingConfig=config)
+        url = site.queue(VisibilityTimeout=120)
+        code = site.refused(site.mapping, url=url, function=name, ScalingConfig=config)
         seen.append("accepted" if code == "accepted" else "refused")
     return seen
 
@@ -110,7 +111,7 @@ def maximum_concurrency_updated(site: Site) -> Any:
 @probe(f"{API}/API_UpdateEventSourceMapping.html", [0, 3], needs="lambda", lesson=True)
 def disabled_mapping_stops(site: Site) -> Any:
     """Enabled false stops the polling, messages stay; enabled again it goes on."""
-    url, log = site.queue(), site.queue()
+    url, log = site.queue(VisibilityTimeout=120), site.queue()
     made = site.mapping(url, site.function())
     site.functions.update_event_source_mapping(UUID=made, Enabled=False)
     site.until(lambda: site.mapping_state(made) == "Disabled")
