@@ -4,8 +4,10 @@ First ITEMS items live, a tenth of them siphoned off to WORKERS workers: the sec
 warming and clean-up included, those of the execution, and what the engine's processes took for it. Then, if
 given the endpoints of other emulators, CALLBACKS items through one and the same state machine on each, by
 plain boto3 and without functions: a Distributed Map whose children send their token to a queue that THREADS
-threads of this process answer. In turn, REPETITIONS times, the best of each; the results must be the items,
-in order. moto runs state machines after a POST of {"stepfunctions": {"execute_state_machine": true}} to
+threads of this process answer. In turn, REPETITIONS times, the best of each. Of an execution whose result is
+not its items in order, such as when a callback got lost, the figure is 0.
+
+moto runs state machines after a POST of {"stepfunctions": {"execute_state_machine": true}} to
 /moto-api/config. Prints one JSON object, and the same in Markdown on stderr. --quick: a hundredth of the
 items, to try it.
 """
@@ -34,7 +36,7 @@ from helpers.engines.local import DUMMY
 ITEMS = 10_000
 WORKERS = 100
 MAP_CONCURRENCY = 200
-CALLBACKS = 1_000
+CALLBACKS = 500
 THREADS = 50
 REPETITIONS = 3
 SAMPLE_SECONDS = 0.25
@@ -59,7 +61,7 @@ def main() -> None:
             rates = items_a_second(endpoints, CALLBACKS // share)
         best = {name: max(values) for name, values in rates.items()}
         report["items a second"] = rates
-        report["times the others'"] = {name: best["embedded"] / best[name] for name in others}
+        report["times the others'"] = {name: best["embedded"] / best[name] for name in others if best[name]}
     print(json.dumps(report, indent=1))
     print(table(report), file=sys.stderr)
 
@@ -127,12 +129,12 @@ def items_a_second(endpoints: dict[str, str], items: int) -> dict[str, list[floa
     rates: dict[str, list[float]] = {name: [] for name in endpoints}
     for _ in range(REPETITIONS):
         for name, url in endpoints.items():
-            rates[name].append(items / callbacks(url, items))
+            rates[name].append(callbacks(url, items))
     return rates
 
 
 def callbacks(url: str, items: int) -> float:
-    """The seconds of an execution whose children all wait for an answer."""
+    """Items a second of an execution whose children all wait for an answer; 0 if not all came back."""
     config = Config(max_pool_connections=THREADS, read_timeout=900)
     clients = boto3.Session(
         DUMMY["AWS_ACCESS_KEY_ID"], DUMMY["AWS_SECRET_ACCESS_KEY"], None, DUMMY["AWS_REGION"]
@@ -165,10 +167,10 @@ def callbacks(url: str, items: int) -> float:
             ended.set()
     for thread in answering:
         thread.result()
-    assert json.loads(execution["output"]) == list(range(items))
     sfn.delete_state_machine(stateMachineArn=machine["stateMachineArn"])
     sqs.delete_queue(QueueUrl=queue)
-    return seconds
+    whole = json.loads(execution.get("output") or "null") == list(range(items))
+    return items / seconds if whole else 0.0
 
 
 def definition(queue: str) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def definition(queue: str) -> dict[str, Any]:
         "Type": "Task",
         "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
         "Parameters": {"QueueUrl": queue, "MessageBody": {"token.$": "$$.Task.Token", "item.$": "$"}},
-        "TimeoutSeconds": 600,
+        "TimeoutSeconds": 120,
         "End": True,
     }
     processor = {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}}
