@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers import cli, notebooks
-from helpers.engines import embedded, local
+from helpers.commands import keeping
+from helpers.engines import local
 from helpers.simulation import UNLIMITED
 from helpers.simulation.timeouts import HIGHEST
 from helpers.trace import Trace
@@ -245,7 +246,7 @@ def test_settings_are_tuned_in_words_and_in_json(tmp_path):
 
 def test_the_engine_is_kept_deployed_to_and_stopped(monkeypatch):
     """engine start, deploy, status, destroy and stop do what they say, across processes."""
-    if embedded.Server.kept():
+    if any(server.kept() for server in keeping.SERVERS.values()):
         pytest.skip("an engine of the user's is running; stopping it is not ours")
     assert lab("engine", "status").returncode == 1
     assert "lab engine start" in lab("deploy", "combined").stderr

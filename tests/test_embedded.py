@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from machines import ROLE
+from processes import gone
 
 from helpers.engines import connect, embedded, local
 from helpers.errors import EngineError
@@ -40,16 +41,6 @@ def server():
 def engine(server, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
     return connect("embedded")
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended, waiting up to 15 s."""
-    give_up = time.monotonic() + 15
-    while psutil.pid_exists(pid) and time.monotonic() < give_up:
-        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return not psutil.pid_exists(pid)
 
 
 def test_listens_on_loopback_only(server):

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from processes import gone
 
 from helpers import Experiment, checks, live, stack
 from helpers.commands import keeping
@@ -65,16 +66,6 @@ def server():
 @pytest.fixture
 def localstack_engine(server):
     return connect("localstack", endpoint=server.endpoint_url)
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended, waiting up to 15 s."""
-    give_up = time.monotonic() + 15
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 # Options and endpoints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from helpers import budget, stack
 from helpers.commands.given import Assignments, assigned
 from helpers.commands.places import Place, placed
+from helpers.engines import Engine
 from helpers.errors import LabError, StackError
 
 
@@ -58,25 +60,25 @@ def destroy(
         if unknown := [name for name in names or [] if name not in there]:
             raise LabError(f"stack {unknown[0]!r}: not one of the lab's here, which are {listed}")
         left = []
-        for name in names or there:
+
+        def remove(what: str, how: Callable[[Engine, str], None], done: str) -> None:
             try:
-                stack.destroy(connected, name)
-                typer.echo(f"destroyed {name}")
+                how(connected, what)
+                typer.echo(f"{done} {what}")
             except StackError as error:
-                left.append(name)
+                left.append(what)
                 typer.echo(str(error), err=True)
+
+        for name in names or there:
+            remove(name, stack.destroy, "destroyed")
         try:
             orphans = stack.orphans(connected) if everything else []
         except StackError as error:
-            left, orphans = [*left, "what is in no stack"], []
+            orphans = []
+            left.append("what is in no stack")
             typer.echo(str(error), err=True)
         for arn in orphans:
-            try:
-                stack.remove(connected, arn)
-                typer.echo(f"removed {arn}")
-            except StackError as error:
-                left.append(arn)
-                typer.echo(str(error), err=True)
+            remove(arn, stack.remove, "removed")
     if left:
         typer.echo(f"not removed: {', '.join(left)}", err=True)
         raise typer.Exit(1)
