@@ -104,7 +104,7 @@ def install(home: Path) -> Path:
             "LAB_PYTHON to one of them, or run it in Docker with `./lab engine start localstack --docker`"
         )
     home.parent.mkdir(exist_ok=True)
-    with home.with_suffix(".lock").open("w") as lock:
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # dropped with the process
         if installed(home):
             return python
