@@ -303,11 +303,15 @@ def test_listens_on_loopback_only(server):
 
 
 @needs_localstack
-def test_writes_into_its_own_folder_only(server):
-    """Its caches, state and temporary files lie in the folder that goes with it, not in the user's home."""
+def test_writes_into_its_own_folder_only(server, localstack_engine):
+    """Its caches, state, buckets and temporary files lie in the folder that goes with it, not elsewhere."""
     environment = psutil.Process(server.pid).environ()
     assert {environment[name] for name in ("HOME", "TMPDIR", "FILESYSTEM_ROOT")} == {server.directory}
     assert not [value for name, value in environment.items() if name.startswith("AWS_") and "/" in value]
+    s3 = localstack_engine.client("s3")
+    s3.create_bucket(Bucket="own-folder")
+    s3.put_object(Bucket="own-folder", Key="key", Body=b"body")
+    assert list(Path(server.directory).rglob("own-folder"))
 
 
 PARENT = """
