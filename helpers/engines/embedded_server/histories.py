@@ -36,6 +36,8 @@ class Line:
     """That of the running state; the threads that ministack starts inherit it."""
     note: Step
     """How an event is added to a line: `one_by_one`."""
+    lock = threading.RLock()
+    """Held by who adds an event: none comes between a line's end and what is noted of it."""
 
     def __init__(self, execution: Any, previous: int = 0, inner: bool = True) -> None:
         self.execution, self.previous, self.inner = execution, previous, inner
@@ -64,24 +66,29 @@ class Line:
 
     def iteration(self, how: str) -> None:
         """If it is an iteration's, note that it has Started, Succeeded, Failed or was Aborted."""
-        if self.place:
-            self.add(f"MapIteration{how}", **self.place)
-        self.over = how != "Started"
+        with Line.lock:
+            if self.place:
+                self.add(f"MapIteration{how}", **self.place)
+            self.over = how != "Started"
 
     def fail(self) -> None:
         """The Map or Parallel that it is in has failed: what runs in it is aborted."""
-        for line in [line for line in self.lines if not line.over]:
-            line.abort()
+        self._abort_lines()
         self.add(f"{self.kind}StateFailed")
 
     def abort(self) -> None:
         """Close it and the lines in it."""
-        for line in [line for line in self.lines if not line.over]:
-            line.abort()
+        self._abort_lines()
         if self.inside and self.kind in ("Map", "Parallel", "Task", "Wait"):
             self.add(f"{self.kind}StateAborted")
         self.iteration("Aborted")
         self.stopped = True
+
+    def _abort_lines(self) -> None:
+        with Line.lock:
+            for line in self.lines:
+                if not line.over:
+                    line.abort()
 
     def text(self, value: Any) -> str:
         """The value as JSON: one text for what a state hands on and the next receives."""
@@ -105,10 +112,9 @@ class Packed:
 
 def one_by_one(sfn: Any, add: Step) -> Step:
     """Events are numbered one by one, name the one before, and stop at the execution's end or at 25,000."""
-    lock = threading.Lock()
 
     def corrected(line: Line, kind: str, details: Any = None) -> None:
-        with lock:
+        with Line.lock:
             events = line.execution["events"]
             if line.stopped or isinstance(events, Packed) or (events and events[-1]["type"] in ENDS):
                 return
@@ -309,12 +315,13 @@ def _child(run: Callable[[], Any], child: Any, ctx: dict[str, Any]) -> Any:
 
 
 def _branch(run: Callable[[], Any], outer: Line, ctx: dict[str, Any]) -> Any:
-    Scope.check()
     line = Line(outer.execution, outer.started)
-    outer.lines[line] = None
     if outer.kind == "Map":
         line.place = {"name": outer.name, "index": ctx["Map"]["Item"]["Index"]}
-    line.iteration("Started")
+    with Line.lock:  # once its state has failed, none starts
+        Scope.check()
+        outer.lines[line] = None
+        line.iteration("Started")
     try:
         output = line.follow(run)
     except Exception:

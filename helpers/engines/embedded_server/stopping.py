@@ -175,6 +175,7 @@ def fail_fast(run: Step) -> Step:
         with Scope.waking(lambda: outcomes.put((None, Stopped()))):
             result, error = outcomes.get()
         if error:
+            scope.stop()
             raise error
         return result
 
