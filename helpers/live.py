@@ -89,7 +89,7 @@ def _run(
         with _sampled_queue(stack) as samples:
             counts: list[dict[str, Any]] = []
             try:
-                execution = _wait(stack, arn, experiment.items, progress, counts)
+                execution = wait(stack, arn, experiment.items, progress, counts)
                 if execution["status"] != "SUCCEEDED":
                     raise StackError(
                         f"execution {name}: ended as {execution['status']} "
@@ -369,35 +369,35 @@ def _sampled_queue(stack: Stack) -> Iterator[list[dict[str, float]]]:
         thread.join()
 
 
-def wait(stack: Stack, arn: str, items: int | None = None, progress: bool = True) -> dict[str, Any]:
+def wait(
+    stack: Stack,
+    arn: str,
+    items: int | None = None,
+    progress: bool = True,
+    counts: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Wait until the execution has ended and return its description (DescribeExecution).
 
-    items: how many its Map has, for the progress shown.
+    items: how many its Map has, for the progress shown. counts: where AWS's quotas hold, gets what its Map
+    Runs count meanwhile (itemCounts of DescribeMapRun), each with its time (epoch s).
     """
-    return _wait(stack, arn, items, progress, None)
-
-
-def _wait(
-    stack: Stack, arn: str, items: int | None, progress: bool, counts: list[dict[str, Any]] | None
-) -> dict[str, Any]:
-    """Wait as `wait` does; where AWS's quotas hold, add to `counts` what its Map Runs count meanwhile."""
     step_functions = stack.engine.client("stepfunctions")
     looked = 0.0
-    counted = counts is not None and stack.engine.paced
+    kept = counts if stack.engine.paced else None
     map_runs: list[str] = []
     with tqdm(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
         while True:
             execution: dict[str, Any] = step_functions.describe_execution(executionArn=arn)
             if execution["status"] != "RUNNING":
                 return execution
-            if (progress or counted) and time.monotonic() - looked >= 1:
+            if (progress or kept is not None) and time.monotonic() - looked >= 1:
                 looked = time.monotonic()
                 map_runs = map_runs or _map_runs(stack, arn)
                 for run_arn in map_runs:
                     told = step_functions.describe_map_run(mapRunArn=run_arn)["itemCounts"]
                     bar.update(told["succeeded"] + told["failed"] - bar.n)
-                    if counted and counts is not None:
-                        counts.append(told | {"time": time.time()})
+                    if kept is not None:
+                        kept.append(told | {"time": time.time()})
             time.sleep(stack.engine.poll_seconds)
 
 
