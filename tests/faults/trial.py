@@ -1,0 +1,186 @@
+"""What a fault is, the place where it is tried, and how its damage is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from helpers import Trace, stack
+from helpers.engines import Engine
+
+MARK = "LAB_FAULT"
+"""The environment variable by which every process that a try starts is known, orphans included."""
+ENDS_SECONDS = 15
+"""How long what is being ended may take to be gone."""
+PATIENCE_SECONDS = 120
+"""How long a condition may take to come true, or a process to end, before the try counts as hung."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What a try found. items: how many were at stake. left: what nobody cleaned up, by name."""
+
+    items: int
+    lost: int = 0
+    doubled: int = 0
+    left: tuple[str, ...] = ()
+
+    def __add__(self, other: Damage) -> Damage:
+        """The damage of both."""
+        return Damage(
+            self.items + other.items,
+            self.lost + other.lost,
+            self.doubled + other.doubled,
+            self.left + other.left,
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a fault is tried: an engine, and an empty folder, in which temporary files lie, too."""
+
+    engine: Engine
+    folder: Path
+
+    def start(self, script: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a Python process that runs this script on the engine, its runs/ in the folder.
+
+        Its output can be read from `stdout` and `stderr`. The script finds `engine` connected, and `helpers`.
+        """
+        begin = f"""
+            from pathlib import Path
+            from helpers import *
+            from helpers import live
+            live.RUNS = Path({str(self.folder)!r})
+            engine = connect("embedded")
+        """
+        return subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(begin) + textwrap.dedent(script)],
+            env=os.environ | {"AWS_ENDPOINT_URL": self.engine.endpoint_url} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def kept(self) -> list[Trace]:
+        """The traces that interrupted runs saved in the folder."""
+        return [Trace.load(path) for path in sorted(self.folder.glob("interrupted-*.parquet"))]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault. injected: how, in words. law: what holds all the same."""
+
+    name: str
+    injected: str
+    law: str
+    inject: Callable[[Place], Damage] = field(repr=False)
+
+
+_faults: list[Fault] = []
+
+
+def fault(injected: str) -> Callable[[Callable[[Place], Damage]], Callable[[Place], Damage]]:
+    """Make a function a fault of the table; its docstring says what holds all the same.
+
+    The function injects the fault, asserts that what should hold does, a clear error and a re-run that works
+    among it, and returns the damage to items. What is left behind is counted around it.
+    """
+
+    def register(inject: Callable[[Place], Damage]) -> Callable[[Place], Damage]:
+        assert inject.__doc__
+        law = " ".join(inject.__doc__.split())
+        _faults.append(Fault(inject.__name__, injected, law, inject))
+        return inject
+
+    return register
+
+
+def all_faults() -> list[Fault]:
+    """Every fault of this package, in the order of its modules and of their text."""
+    import tests.faults as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name != "__main__":
+            importlib.import_module(f"tests.faults.{module.name}")
+    return list(_faults)
+
+
+def attempt(tried: Fault, engine: Engine, folder: Path) -> Damage:
+    """Try the fault once in an empty folder; the damage, what is left behind included."""
+    temporary = folder / "tmp"
+    temporary.mkdir(parents=True)
+    before = set(stack.deployed(engine))
+    with _marked(temporary) as mark:
+        damage = tried.inject(Place(engine, folder))
+        left = [f"process {process.pid}" for process in _remaining(mark)]
+    left += sorted(set(stack.deployed(engine)) - before)
+    left += [path.name for path in temporary.glob("concurrency-lab-*")]
+    left += [path.name for path in folder.rglob("*.partial")]
+    return damage + Damage(0, left=tuple(left))
+
+
+@contextlib.contextmanager
+def _marked(temporary: Path) -> Iterator[str]:
+    """Let processes that are started carry a mark, and put temporary files into this folder."""
+    mark, old, environment = uuid.uuid4().hex, tempfile.tempdir, dict(os.environ)
+    tempfile.tempdir = str(temporary)
+    os.environ |= {MARK: mark, "TMPDIR": str(temporary)}
+    try:
+        yield mark
+    finally:
+        tempfile.tempdir = old
+        os.environ.clear()
+        os.environ |= environment
+
+
+def _remaining(mark: str) -> list[psutil.Process]:
+    """The processes with the mark that do not end by themselves in ENDS_SECONDS."""
+
+    def marked() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+                if alive and process.environ().get(MARK) == mark:
+                    found.append(process)
+        return found
+
+    give_up = time.monotonic() + ENDS_SECONDS
+    while (found := marked()) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    return found
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until the condition holds; an AssertionError says what did not come true."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < give_up, f"{what}: not within {PATIENCE_SECONDS} s"
+        time.sleep(0.05)
+
+
+def damage(trace: Trace, expected: set[int] | None = None) -> Damage:
+    """What the trace of a run lost and doubled.
+
+    Lost: expected items (all of the experiment, unless told) without an outcome. Doubled: items with more
+    than one outcome or more than one answer that counted.
+    """
+    wanted = set(range(trace.experiment.items)) if expected is None else expected
+    rows = trace.items["item"].value_counts()
+    counted = trace.attempts.loc[trace.attempts["outcome"] == "succeeded", "item"].value_counts()
+    doubled = set(rows.index[rows > 1]) | set(counted.index[counted > 1])
+    return Damage(len(wanted), len(wanted - set(rows.index)), len(doubled))
