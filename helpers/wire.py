@@ -1,0 +1,184 @@
+"""Faults on the wire: throttled, failed, slow and cut calls, between clients or workers and an engine.
+
+The proxy is microburst, which answers as the service itself would: SDKs see AWS's own error codes and
+statuses, and retry as they do there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import pandas as pd
+from aiohttp import web
+from microburst.app import make_app
+from microburst.core.pipeline import Microburst
+
+from helpers.engines import connect
+from helpers.engines.base import Engine
+from helpers.engines.local import HOST, Local
+from helpers.errors import EngineError
+from helpers.stack import Stack
+
+THROTTLED = {
+    "cloudformation": "Throttling",
+    "lambda": "TooManyRequestsException",
+    "logs": "ThrottlingException",
+    "s3": "SlowDown",
+    "sqs": "RequestThrottled",
+    "stepfunctions": "ThrottlingException",
+}
+"""The code by which each service refuses a call that comes too soon (their API references, 2026-11-25)."""
+KINDS = ("throttled", "failed", "slow", "reset", "unanswered")
+CHANGE_SECONDS = 10
+"""How long the proxy may take to start or to end."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to a share of the calls.
+
+    kind: `throttled`, refused with the service's own code; `failed`, refused with status 500; `slow`, delayed
+    by `seconds`; `reset`, the connection is cut before the engine sees the call; `unanswered`, it is cut
+    where the answer's body begins, so that the caller cannot know what was done. rate: the share, from 0 to
+    1. service: as boto3 names its client, `stepfunctions`, `sqs`, `lambda`, `s3`, `logs` or `cloudformation`;
+    None for all of these. operation: such as `SendTaskSuccess`, None for all. Raises EngineError for anything
+    else.
+    """
+
+    kind: str
+    rate: float
+    service: str | None = None
+    operation: str | None = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no fault."""
+        for name, value, good, rule in (
+            ("kind", self.kind, self.kind in KINDS, f"must be one of {', '.join(KINDS)}"),
+            ("rate", self.rate, 0 <= self.rate <= 1, "must be a share from 0 to 1"),
+            (
+                "service",
+                self.service,
+                self.service in (None, *THROTTLED),
+                f"must be one of {', '.join(THROTTLED)}",
+            ),
+            ("seconds", self.seconds, self.seconds >= 0, "must be at least 0"),
+        ):
+            if not good:
+                raise EngineError(f"{name}={value!r}: {rule}")
+
+    def _rules(self) -> list[dict[str, Any]]:
+        """The fault as microburst's rules, one a service."""
+        return [
+            {"service": service, "operation": self.operation, "probability": self.rate}
+            | self._effect(service)
+            for service in ([self.service] if self.service else THROTTLED)
+        ]
+
+    def _effect(self, service: str) -> dict[str, Any]:
+        match self.kind:
+            case "throttled":
+                error = {"code": THROTTLED[service], "message": "Rate exceeded"}
+                # microburst qualifies SQS's code, so that SDKs know the throttling by its status only.
+                return {"error": error | ({"status": 503} if service == "sqs" else {})}
+            case "failed":
+                return {"error": {"code": "InternalFailure", "status": 500}}
+            case "slow":
+                return {"latency": 1000 * self.seconds}
+            case "reset":
+                return {"reset": True}
+        return {"response": {"abort_bytes": 0}}
+
+
+class Wire:
+    """A proxy on 127.0.0.1 between callers and an engine; a context manager, running once entered.
+
+    faults: of those that fit a call the first that strikes does. endpoint_url: where it answers. engine: the
+    same engine through the proxy: its clients, runs and fleets. Raises EngineError for an engine that does
+    not answer at one endpoint: AWS itself, where a service has each its own, and the simulator.
+    """
+
+    engine: Engine
+    endpoint_url: str
+
+    def __init__(self, engine: Engine, *faults: Fault) -> None:
+        if not isinstance(engine, Local):
+            raise EngineError(
+                f"engine {engine.name!r}: has no single endpoint that a proxy could stand before; use an "
+                "engine on this machine"
+            )
+        self._before = engine
+        self._faults = faults
+        self._proxy = Microburst(engine.endpoint_url, resign=False, fired_capacity=100_000)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
+
+    def change(self, *faults: Fault) -> None:
+        """Do these faults from now on, in place of the former ones; none ends them."""
+        self._faults = faults
+        rules = [rule for fault in faults for rule in fault._rules()]
+        self._loop.call_soon_threadsafe(self._proxy.engine.set_rules, rules)
+
+    def fired(self) -> pd.DataFrame:
+        """The faults done so far: time (epoch s), service, operation, fault (as microburst calls it)."""
+        events = [(event.ts, event.service, event.operation, event.action) for event in self._proxy.fired]
+        return pd.DataFrame(events, columns=["time", "service", "operation", "fault"])
+
+    def put_before(self, stack: Stack, output: str = "WorkerFunction") -> None:
+        """Let the calls of a deployed function (the output that names it) pass the proxy.
+
+        Its environments start anew. The function must run where 127.0.0.1 is this machine.
+        """
+        functions = stack.engine.client("lambda")
+        name = stack.outputs[output]
+        environment = functions.get_function_configuration(FunctionName=name).get("Environment", {})
+        variables = environment.get("Variables", {}) | {
+            f"AWS_ENDPOINT_URL_{service}": self.endpoint_url for service in ("SFN", "SQS", "S3")
+        }
+        functions.update_function_configuration(FunctionName=name, Environment={"Variables": variables})
+        functions.get_waiter("function_updated_v2").wait(FunctionName=name)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self.endpoint_url = self._soon(self._start())
+            self.engine = connect(self._before.name, endpoint=self.endpoint_url)
+            self.change(*self._faults)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the proxy; calls on their way are cut."""
+        self._soon(self._runner.cleanup())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self) -> str:
+        self._runner = web.AppRunner(
+            make_app(self._proxy), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+        )
+        await self._runner.setup()
+        # Its own session has 100 connections, which the long polls of a fleet use up.
+        await self._proxy.upstream.session.close()
+        self._proxy.upstream.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False
+        )
+        site = web.TCPSite(self._runner, HOST, 0)
+        await site.start()
+        return f"http://{HOST}:{self._runner.addresses[0][1]}"
+
+    def _soon(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(CHANGE_SECONDS)
