@@ -56,8 +56,9 @@ BATCHES = {
     "sqs:SendMessageBatch": "sqs:SendMessage",
 }
 """The action that a batch takes (the same)."""
-UNCHECKED = {"iam:PassRole", "sts:GetCallerIdentity"}
-"""Actions that no request can be refused for on the engine: it ignores the first, and AWS the second."""
+UNCHECKED = {"iam:PassRole", "sqs:StartMessageMoveTask", "sts:GetCallerIdentity"}
+"""Actions that are not tried on the engine: it ignores the first, has no such call as the second, and AWS
+refuses the third to nobody."""
 ON_BEHALF = {
     "AWS::IAM::Policy": {"DeleteRolePolicy", "GetRolePolicy", "PutRolePolicy"},
     "AWS::IAM::Role": {

@@ -18,7 +18,8 @@ from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 from test_infra import of_type
 from test_stack import resources
 
-from helpers import Experiment, checks, live, notebooks, stack
+from helpers import Experiment, checks, drills, live, notebooks, stack
+from helpers.drills import depth, logged, until
 from helpers.engines import Engine, connect
 from helpers.engines.embedded import EnforcingServer
 from helpers.errors import StackError
@@ -259,6 +260,22 @@ def test_a_function_without_an_action_fails_its_workflow(server, operator, combi
         ended = outcome(combined, item)
     assert (refused(ended) == action) if function == "Summarise" else (ended == "States.HeartbeatTimeout")
     assert ("BadItem" if "bad" in item else "answered") == outcome(combined, item)
+
+
+def test_a_function_that_may_not_tell_of_dead_letters_leaves_them(server, operator):
+    """A dead letter that its function's role forbids to tell of stays in its queue; else its task ends."""
+    values = SECONDS | {"HeartbeatSeconds": 50, "MaxReceiveCount": 1, "DeadLetterConsumer": "lambda"}
+    sfn, role = operator.client("stepfunctions"), operator.client("lambda").get_function_configuration
+    with stack.deploy(operator, "task_token", values) as deployed:
+        name = role(FunctionName=deployed.outputs["DeadLettersFunction"])["Role"].rpartition("/")[2]
+        with iam.role_lacking(server, name, "states:SendTaskFailure"):
+            arn = deployed.start({"item": ITEM | {"failures": 1}})
+            refusal = until(lambda: logged(deployed, "DeadLettersLogGroup"), "a letter taken in vain")
+            assert sfn.describe_execution(executionArn=arn)["status"] == "RUNNING"
+            assert depth(deployed, "DeadLetterQueueUrl") == 1
+        assert refused(refusal[0]["error"]) == "states:SendTaskFailure"
+        told = deployed.start({"item": ITEM | {"failures": 1}})
+        assert drills.outcome(deployed, told)["outcome"] == "dead_lettered"
 
 
 def test_what_cloudformation_does_is_not_checked_here(server, operator):

@@ -334,9 +334,11 @@ def test_a_function_may_do_exactly_what_its_code_does(workflow):
 
 @of_every_workflow
 def test_a_mapping_limits_its_workers_and_takes_partial_answers(workflow):
-    """The limit is the mapping's MaximumConcurrency, and a batch does not fail as a whole."""
+    """The limit is the mapping's MaximumConcurrency, 2 for dead letters, and no batch fails as a whole."""
     for name, mapping in properties(workflow, MAPPING).items():
-        assert mapping["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "MaximumConcurrency"}}, name
+        dead = named(mapping["EventSourceArn"]) == {"DeadLetterQueue"}
+        limit = 2 if dead else {"Ref": "MaximumConcurrency"}
+        assert mapping["ScalingConfig"] == {"MaximumConcurrency": limit}, name
         assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"], name
 
 
@@ -349,6 +351,19 @@ def test_everything_that_can_be_tagged_is(workflow):
             assert resource["Properties"].get("Tags") == [{"Key": "project", "Value": "concurrency-lab"}], (
                 name
             )
+
+
+@of_every_workflow
+def test_a_mapped_queue_hides_its_messages_for_long_enough(workflow):
+    """Lambda refuses a mapping whose queue hides messages for less than the function's timeout.
+
+    Where both are the template's own numbers, the first is six times the second, as AWS advises."""
+    for name, mapping in properties(workflow, MAPPING).items():
+        (queue,), (function,) = named(mapping["EventSourceArn"]), named(mapping["FunctionName"])
+        hidden = properties(workflow, QUEUE)[queue]["VisibilityTimeout"]
+        lasts = properties(workflow, LAMBDA)[function]["Timeout"]
+        parameters = {"Ref": "VisibilityTimeout"}, {"Ref": "FunctionTimeout"}
+        assert (hidden, lasts) == parameters or hidden == stack.VISIBILITY_FACTOR * lasts, name
 
 
 @of_every_workflow

@@ -7,6 +7,7 @@ against AWS's service models, and what comes back is what each test says.
 import importlib.util
 import io
 import json
+import re
 import threading
 import time
 from types import SimpleNamespace
@@ -324,6 +325,62 @@ def test_a_message_that_cannot_be_hidden_for_want_of_a_connection_fails_alone(wo
     wire.answers["ChangeMessageVisibility"] = EndpointConnectionError(endpoint_url="nowhere")
     batch = [record(0), record(1, failures=1)]
     assert failed(worker.handler({"Records": batch}, CONTEXT)) == ["message-1"]
+
+
+# The dead letters
+
+
+@pytest.fixture
+def dead_letters(load):
+    return load("task_token", "dead_letters")
+
+
+def letters(text):
+    return [json.loads(line)["dead_letter"] for line in text.splitlines()]
+
+
+def test_a_dead_letter_fails_its_task_by_name(dead_letters, wire, capsys):
+    """The waiting state gets the error DeadLettered, with the item and its receives; the log has no token."""
+    assert failed(dead_letters.handler({"Records": [record(7, attempt=6)]}, CONTEXT)) == []
+    ((name, sent),) = wire.sent
+    assert (name, sent["taskToken"], sent["error"]) == ("SendTaskFailure", "token-7", "DeadLettered")
+    assert re.search(r"item 7\b.* 6 times", sent["cause"])
+    text = capsys.readouterr().out
+    item = {"item": 7, "task_seconds": 0}
+    assert [{"item": item, "received": 6, "outcome": "told"}] == letters(text)
+    assert "token" not in text
+
+
+@pytest.mark.parametrize("code", ["InvalidToken", "TaskDoesNotExist", "TaskTimedOut"])
+def test_a_dead_letter_that_nobody_waits_for_is_done(dead_letters, wire, capsys, code):
+    """A state that has ended already needs no news: the letter is deleted, and logged all the same."""
+    wire.answers["SendTaskFailure"] = refusal(code)
+    assert failed(dead_letters.handler({"Records": [record()]}, CONTEXT)) == []
+    assert [letter["outcome"] for letter in letters(capsys.readouterr().out)] == ["already_answered"]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [refusal("ThrottlingException"), refusal("AccessDenied"), EndpointConnectionError(endpoint_url="x")],
+)
+def test_a_dead_letter_that_could_not_be_told_stays(dead_letters, wire, trouble):
+    """Throttled, refused or cut off, the state has not heard: its letter comes again, the others are done."""
+
+    def refuse_item_1(params):
+        return trouble if params["taskToken"] == "token-1" else {}
+
+    wire.answers["SendTaskFailure"] = refuse_item_1
+    batch = [record(number) for number in range(3)]
+    assert failed(dead_letters.handler({"Records": batch}, CONTEXT)) == ["message-1"]
+    assert [p["taskToken"] for p in wire.of("SendTaskFailure")] == ["token-0", "token-1", "token-2"]
+
+
+@pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"item": {"item": 3}}', '{"token": "t"}'])
+def test_a_dead_letter_that_is_no_task_stays_alone(dead_letters, wire, body):
+    """Nobody can be told of it, so it is left to whoever looks into the queue; its batch is done."""
+    batch = [record(0), record(1) | {"body": body}, record(2)]
+    assert failed(dead_letters.handler({"Records": batch}, CONTEXT)) == ["message-1"]
+    assert [params["taskToken"] for params in wire.of("SendTaskFailure")] == ["token-0", "token-2"]
 
 
 # The direct lane's task

@@ -41,11 +41,16 @@ def results(deployed, data, machine):
     return live.results(deployed, execution)
 
 
+def log(deployed, group):
+    """The lines of a function's log."""
+    pages = deployed.engine.client("logs").get_paginator("filter_log_events")
+    pages = pages.paginate(logGroupName=deployed.outputs[group])
+    return [event["message"] for page in pages for event in page["events"]]
+
+
 def logged(deployed, group):
     """Attempts in a function's log: those that started, those that ended."""
-    pages = deployed.engine.client("logs").get_paginator("filter_log_events")
-    events = [e for page in pages.paginate(logGroupName=deployed.outputs[group]) for e in page["events"]]
-    lines = [json.loads(e["message"]) for e in events if e["message"].startswith('{"attempt_')]
+    lines = [json.loads(text) for text in log(deployed, group) if text.startswith('{"attempt_')]
     return [[line[kind] for line in lines if kind in line] for kind in ("attempt_started", "attempt_ended")]
 
 
@@ -222,6 +227,35 @@ def test_the_worker_answers_and_rejects(engine):
         datetime.fromisoformat(answered["returned"]).timestamp(),
     ]
     assert all(early <= late + engine.clock_seconds for early, late in pairwise(moments))
+
+
+def test_a_dead_letter_is_told_by_name(engine):
+    """With a consumer, a task whose message was given up ends as DeadLettered; the letter is logged and gone.
+
+    The log has the item, to be sent anew, and not the token."""
+    values = {"DeadLetterConsumer": "lambda", "MaxReceiveCount": 2, "RedeliverySeconds": 0}
+    hopeless = {"item": 3, "task_seconds": 0, "failures": 99}
+    with deploy(engine, "task_token", values) as deployed:
+        told = json.loads(ended(deployed, deployed.start({"item": hopeless}))["output"])
+        (line,) = until(
+            lambda: [text for text in log(deployed, "DeadLettersLogGroup") if text.startswith("{")]
+        )
+        until(lambda: depth(deployed, "DeadLetterQueueUrl") == 0)
+    assert (told["outcome"], told["item"], told["error"]["Error"]) == ("dead_lettered", 3, "DeadLettered")
+    assert "item 3" in told["error"]["Cause"]
+    expected = {"dead_letter": {"item": hopeless, "received": 3, "outcome": "told"}}
+    assert expected == json.loads(line)
+
+
+def test_a_dead_letter_lies_where_nobody_takes_it(engine):
+    """Without a consumer there is none of its parts, the letter stays, and the task waits on."""
+    values = {"MaxReceiveCount": 1, "RedeliverySeconds": 0}
+    with deploy(engine, "task_token", values) as deployed:
+        assert [name for name in deployed.outputs if name.startswith("DeadLetters")] == []
+        arn = deployed.start({"item": {"item": 0, "task_seconds": 0, "failures": 99}})
+        until(lambda: depth(deployed, "DeadLetterQueueUrl") == 1 and depth(deployed, "QueueUrl") == 0)
+        execution = engine.client("stepfunctions").describe_execution(executionArn=arn)
+    assert execution["status"] == "RUNNING"
 
 
 def take(deployed, *items):
