@@ -84,6 +84,16 @@ class Fleet:
     def _read(self, output: Any) -> None:
         self.lines.extend(line.rstrip("\n") for line in iter(output.readline, ""))
 
+    def check(self) -> None:
+        """Raise StackError when one of its processes has ended: fewer work than the experiment says."""
+        for settings, process in zip(self._settings, self._processes, strict=True):
+            if (status := process.poll()) is not None:
+                raise StackError(
+                    f"the fleet: a process of {settings['workers']} of its workers ended in the middle "
+                    f"(status {status}); look whether something killed it, such as a lack of memory, and "
+                    "run it again"
+                )
+
     def close(self) -> None:
         """End the workers at once; a message in their hands comes back after the visibility timeout."""
         for process in self._processes:

@@ -7,6 +7,7 @@ that a message was enqueued, the workers their own attempts (in the answers and 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 import threading
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
 from tqdm import tqdm
 
 from helpers import budget
@@ -85,11 +86,12 @@ def _run(
         )
     name = f"run-{uuid.uuid4().hex[:12]}"
     with _consumers(stack, experiment, progress) as fleet:
+        since = time.time()
         arn = stack.start(_input(stack, name, experiment), machine, name, paid=True)
         with _sampled_queue(stack) as samples:
             counts: list[dict[str, Any]] = []
             try:
-                execution = wait(stack, arn, experiment.items, progress, counts)
+                execution = wait(stack, arn, experiment.items, progress, counts, fleet)
                 if execution["status"] != "SUCCEEDED":
                     raise StackError(
                         f"execution {name}: ended as {execution['status']} "
@@ -98,13 +100,10 @@ def _run(
                     )
                 trace = _trace(stack, experiment, execution, samples, fleet)
             except BaseException:
-                with _salvaging():
-                    step_functions = stack.engine.client("stepfunctions")
-                    execution = step_functions.describe_execution(executionArn=arn)
-                    if execution["status"] == "RUNNING":
-                        step_functions.stop_execution(executionArn=arn, cause="the run was interrupted")
-                        execution = step_functions.describe_execution(executionArn=arn)
-                    _keep(_trace(stack, experiment, execution, samples, fleet, patience=0))
+                salvage(
+                    lambda: _trace(stack, experiment, _stopped(stack, arn), samples, fleet, patience=0),
+                    lambda: _own_trace(stack, experiment, since, samples, fleet, counts),
+                )
                 raise
     return _with_metrics(stack, trace, counts)
 
@@ -206,11 +205,13 @@ def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
         since = time.time()
         try:
             _send(stack, payloads(experiment))
-            _drain(stack, experiment.items, progress)
+            _drain(stack, experiment.items, progress, fleet)
             trace = _burst_trace(stack, experiment, since, samples, fleet)
         except BaseException:
-            with _salvaging():
-                _keep(_burst_trace(stack, experiment, since, samples, fleet, patience=0))
+            salvage(
+                lambda: _burst_trace(stack, experiment, since, samples, fleet, patience=0),
+                lambda: _own_trace(stack, experiment, since, samples, fleet, []),
+            )
             raise
     return _with_metrics(stack, trace, [])
 
@@ -242,13 +243,18 @@ def _send(stack: Stack, items: list[dict[str, Any]]) -> None:
         list(pool.map(send, range(0, len(items), SEND_BATCH)))
 
 
-def _drain(stack: Stack, items: int, progress: bool) -> None:
-    """Wait until the queue has been empty for a while, showing how many items have left it."""
+def _drain(stack: Stack, items: int, progress: bool, fleet: Fleet | None = None) -> None:
+    """Wait until the queue has been empty for a while, showing how many items have left it.
+
+    Raises StackError when the fleet that empties it is not whole any more.
+    """
     empty_since = None
     with tqdm(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
         while empty_since is None or time.monotonic() - empty_since < EMPTY_SECONDS:
             left = _left(stack, "QueueUrl")
             bar.update(max(0, items - left) - bar.n)
+            if fleet:
+                fleet.check()
             empty_since = None if left else empty_since or time.monotonic()
             time.sleep(stack.engine.poll_seconds)
 
@@ -316,7 +322,12 @@ def _warm(stack: Stack, function: str, workers: int, progress: bool) -> int:
 
     def call(hold_seconds: float) -> str:
         payload = json.dumps({"warm_seconds": hold_seconds})
-        answer = json.load(client.invoke(FunctionName=stack.outputs[function], Payload=payload)["Payload"])
+        try:
+            answer = json.load(
+                client.invoke(FunctionName=stack.outputs[function], Payload=payload)["Payload"]
+            )
+        except ResponseStreamingError:
+            return ""  # cut off in the answer, which boto3 does not try again: the next round does
         if "worker" not in answer:
             raise StackError(f"{function} could not be warmed ({answer}); see the function's logs")
         return str(answer["worker"])
@@ -325,7 +336,7 @@ def _warm(stack: Stack, function: str, workers: int, progress: bool) -> int:
     with ThreadPoolExecutor(workers) as pool:
         for attempt in range(WARM_TRIES):
             calls = pool.map(call, [WARM_SECONDS * 2**attempt] * workers)
-            warmed = set(_bar(calls, workers, f"warming {function}", progress))
+            warmed = set(_bar(calls, workers, f"warming {function}", progress)) - {""}
             if len(warmed) == workers:
                 break
     stack.warmed[function] = len(warmed), time.monotonic()
@@ -375,11 +386,13 @@ def wait(
     items: int | None = None,
     progress: bool = True,
     counts: list[dict[str, Any]] | None = None,
+    fleet: Fleet | None = None,
 ) -> dict[str, Any]:
     """Wait until the execution has ended and return its description (DescribeExecution).
 
     items: how many its Map has, for the progress shown. counts: where AWS's quotas hold, gets what its Map
-    Runs count meanwhile (itemCounts of DescribeMapRun), each with its time (epoch s).
+    Runs count meanwhile (itemCounts of DescribeMapRun), each with its time (epoch s). fleet: what works for
+    it; raises StackError when that is not whole any more.
     """
     step_functions = stack.engine.client("stepfunctions")
     looked = 0.0
@@ -390,6 +403,8 @@ def wait(
             execution: dict[str, Any] = step_functions.describe_execution(executionArn=arn)
             if execution["status"] != "RUNNING":
                 return execution
+            if fleet:
+                fleet.check()
             if (progress or kept is not None) and time.monotonic() - looked >= 1:
                 looked = time.monotonic()
                 map_runs = map_runs or _map_runs(stack, arn)
@@ -404,16 +419,26 @@ def wait(
 def _with_metrics(stack: Stack, trace: Trace, counts: list[dict[str, Any]]) -> Trace:
     """The trace with what the engine itself measured, and what its Map Runs counted."""
     began = datetime.fromisoformat(trace.started).timestamp()
-    rows = [
+    theirs = stack.engine.metrics(stack.outputs, began, began + float(trace.items["returned"].max()))
+    return _measured(trace, _counted(counts) + theirs)
+
+
+def _counted(counts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of Trace.metrics, with times in epoch seconds, from what Map Runs counted."""
+    return [
         {"time": sample["time"], "metric": f"itemCounts.{name}", "value": sample[name], "unit": "Count"}
         | {"resource": "MapRun"}
         for sample in counts
         for name in ITEM_COUNTS
     ]
-    rows += stack.engine.metrics(stack.outputs, began, began + float(trace.items["returned"].max()))
+
+
+def _measured(trace: Trace, rows: list[dict[str, Any]]) -> Trace:
+    """The trace with these metrics, whose times are epoch seconds."""
     if not rows:
         return trace
     table = pd.DataFrame(rows)
+    began = datetime.fromisoformat(trace.started).timestamp()
     return replace(trace, metrics=table.assign(time=table["time"] - began))
 
 
@@ -436,7 +461,9 @@ def results(stack: Stack, execution: dict[str, Any]) -> list[dict[str, Any]]:
     s3 = stack.engine.client("s3")
 
     def read(key: str) -> Any:
-        return json.load(s3.get_object(Bucket=stack.outputs["Bucket"], Key=key)["Body"])
+        body = io.BytesIO()  # a transfer goes on after its connection was cut, as get_object does not
+        s3.download_fileobj(stack.outputs["Bucket"], key, body)
+        return json.loads(body.getvalue())
 
     files = read(found["ResultWriterDetails"]["Key"])["ResultFiles"]["SUCCEEDED"]
     # The files are in no order; the items in them carry their own.
@@ -456,19 +483,47 @@ def _children(stack: Stack, arn: str) -> Iterator[dict[str, Any]]:
                 yield json.loads(described["output"])
 
 
-@contextlib.contextmanager
-def _salvaging() -> Iterator[None]:
-    """What fails while a run that failed is kept is told, and does not hide why the run failed."""
-    try:
-        yield
-    except (LabError, ClientError, BotoCoreError) as error:
-        print(f"what was measured could not be kept: {error}", file=sys.stderr)
+def _stopped(stack: Stack, arn: str) -> dict[str, Any]:
+    """The description of an execution that runs no more (DescribeExecution)."""
+    step_functions = stack.engine.client("stepfunctions")
+    execution: dict[str, Any] = step_functions.describe_execution(executionArn=arn)
+    if execution["status"] == "RUNNING":
+        step_functions.stop_execution(executionArn=arn, cause="the run was interrupted")
+        execution = step_functions.describe_execution(executionArn=arn)
+    return execution
+
+
+def salvage(*ways: Callable[[], Trace]) -> None:
+    """Save what a run that failed has measured under runs/, and say where.
+
+    ways: those to come by it, the best first; the first that works counts. What fails here is told, and does
+    not hide why the run failed.
+    """
+    for measured in ways:
+        try:
+            _keep(measured())
+            return
+        except (LabError, ClientError, BotoCoreError) as error:
+            print(f"not all that was measured could be kept: {error}", file=sys.stderr)
 
 
 def _keep(trace: Trace) -> None:
-    """Save what an interrupted run has measured, and say where."""
     kept = trace.save(RUNS / f"interrupted-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.parquet")
-    print(f"interrupted: {len(trace.items)} of {trace.experiment.items} items were back; kept in {kept}")
+    told = f"{len(trace.items)} of {trace.experiment.items} items were back"
+    print(f"interrupted: {told}, {len(trace.attempts)} attempts are known; kept in {kept}")
+
+
+def _own_trace(
+    stack: Stack,
+    experiment: Experiment,
+    since: float,
+    samples: list[dict[str, float]],
+    fleet: Fleet | None,
+    counts: list[dict[str, Any]],
+) -> Trace:
+    """What this process itself saw since then (epoch s): its fleet's attempts, queue and Map Run counts."""
+    attempts = list(parse_log(fleet.lines if fleet else []).values())
+    return _measured(_as_trace(stack, experiment, since, [], attempts, samples), _counted(counts))
 
 
 def _burst_trace(
@@ -488,21 +543,23 @@ def _burst_trace(
             dead.update(_dead_letters(stack))
         return len(ended | dead) == experiment.items
 
-    attempts = list(_attempts(stack, since, complete, fleet, patience).values())
+    attempts = _once(_attempts(stack, since, complete, fleet, patience).values())
+    first = {a["item"]: a for a in reversed(attempts) if a["outcome"] == "succeeded"}
+    last = _last(attempts)
     rows = [
         {
             "item": item,
             "lane": "limited",
-            "arrival": last["enqueued"],
-            "enqueued": last["enqueued"],
-            "service_start": last["start"],
-            "service_end": last["end"],
-            "returned": last["end"],
-            "attempts": last["attempt"],
-            "outcome": "dead_lettered" if item in dead else "succeeded",
+            "arrival": counts["enqueued"],
+            "enqueued": counts["enqueued"],
+            "service_start": counts["start"],
+            "service_end": counts["end"],
+            "returned": counts["end"],
+            "attempts": last[item]["attempt"],
+            "outcome": "succeeded" if item in first else "dead_lettered",
         }
-        for item, last in sorted(_last(attempts).items())
-        if item in dead or last["outcome"] == "succeeded"
+        for item, counts in sorted((last | first).items())
+        if item in dead or item in first
     ]
     began = min((row["enqueued"] for row in rows), default=since)
     return _as_trace(stack, experiment, began, rows, attempts, samples)
@@ -525,9 +582,9 @@ def _trace(
     began = execution["startDate"].timestamp()
     attempts = _attempts(stack, began, complete, fleet, patience)
     for key, answer in answered.items():
-        if key not in attempts or attempts[key]["outcome"] == "lost":  # the answer tells as much as the log
-            times = {"start": answer["service_start"], "end": answer["service_end"]}
-            attempts[key] = {**answer, **times, "outcome": "succeeded"}
+        # The answer tells as much as the log, and more where its worker never heard that it was taken.
+        times = {"start": answer["service_start"], "end": answer["service_end"]}
+        attempts[key] = {**answer, **times, "outcome": "succeeded"}
     dead = _dead_letters(stack) if any("error" in result for result in back) else set()
     last = _last(attempts.values())
     rows = [_item(result, last.get(result["item"], {}), dead) for result in back]
@@ -544,7 +601,8 @@ def _as_trace(
 ) -> Trace:
     """The trace from rows whose times are epoch seconds."""
     items = pd.DataFrame(rows, columns=["item", "lane", *ITEM_TIMES, "attempts", "outcome"])
-    tries = pd.DataFrame(attempts, columns=["item", "attempt", "worker", "start", "end", "outcome"])
+    columns = ["item", "attempt", "worker", "start", "end", "outcome"]
+    tries = pd.DataFrame(attempts + _missed(attempts), columns=columns)
     depth = pd.DataFrame(samples, columns=["time", "visible", "in_flight"])
     for table, times in ((items, ITEM_TIMES), (tries, ["start", "end"]), (depth, ["time"])):
         table[times] = table[times].astype(float) - began
@@ -558,6 +616,37 @@ def _as_trace(
         versions=stack.engine.versions(),
         clock_seconds=stack.engine.clock_seconds,
     )
+
+
+def _missed(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The attempts before an item's last one that no worker tells of: they were lost on their way to it."""
+    numbers: dict[int, set[int]] = {}
+    for attempt in attempts:
+        numbers.setdefault(attempt["item"], set()).add(attempt["attempt"])
+    nan = float("nan")
+    return [
+        {"item": item, "attempt": number, "worker": "", "start": nan, "end": nan, "outcome": "lost"}
+        for item, known in numbers.items()
+        for number in sorted(set(range(1, max(known))) - known)
+    ]
+
+
+def _once(attempts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Attempts of which nobody waits for an answer: the first success of an item counts, later ones are late.
+
+    A standard queue may deliver a message twice, and one that was sent twice since the first call had no
+    answer is another message; so attempts are numbered anew where numbers repeat.
+    """
+    done: set[int] = set()
+    last: dict[int, int] = {}
+    counted = []
+    for attempt in sorted(attempts, key=lambda attempt: (attempt["start"], attempt["attempt"])):
+        item, again = attempt["item"], attempt["outcome"] == "succeeded" and attempt["item"] in done
+        last[item] = max(attempt["attempt"], last.get(item, 0) + 1)
+        counted.append(attempt | {"attempt": last[item]} | ({"outcome": "late"} if again else {}))
+        if attempt["outcome"] == "succeeded":
+            done.add(item)
+    return counted
 
 
 def _epoch(text: str) -> float:

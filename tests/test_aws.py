@@ -479,8 +479,9 @@ def hasty(monkeypatch) -> None:
     monkeypatch.setattr(aws, "CLIENT_CONFIG", given_up)
 
 
-def test_a_lost_network_ends_in_a_destroy_that_is_tried_and_told(monkeypatch, capsys, hasty):
-    """The first error goes on; what could not be destroyed is named with the command that does it."""
+def test_a_lost_network_ends_in_a_destroy_that_is_tried_and_told(monkeypatch, capsys, hasty, tmp_path):
+    """The first error goes on; what could not be destroyed is named with its command; counts are kept."""
+    monkeypatch.setattr(live, "RUNS", tmp_path)
     server = Server.start()
     try:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
@@ -489,15 +490,17 @@ def test_a_lost_network_ends_in_a_destroy_that_is_tried_and_told(monkeypatch, ca
         def lose(**_) -> None:
             server.stop()
 
-        account.client("stepfunctions").meta.events.register("before-call.sfn.DescribeExecution", lose)
+        account.client("stepfunctions").meta.events.register("after-call.sfn.DescribeMapRun", lose)
         with pytest.raises(exceptions.ConnectionError):
-            account.run(SMALL, progress=False)
+            account.run(replace(SMALL, limited_seconds=1), progress=False)
     finally:
         server.stop()
     told = capsys.readouterr().err
     assert re.search(r"stack (lab-combined-\w+): could not be destroyed", told)
     assert re.search(r"`./lab destroy lab-combined-\w+ --engine aws --region us-east-1`", told)
-    assert "could not be kept" in told
+    assert "not all that was measured could be kept" in told
+    (kept,) = tmp_path.glob("interrupted-*.parquet")
+    assert set(Trace.load(kept).metrics["metric"]) >= {"itemCounts.succeeded"}
 
 
 def test_a_failed_deploy_whose_destroy_fails_tells_both(engine, monkeypatch, capsys):

@@ -109,10 +109,20 @@ class Engine:
         """Deploy the combined workflow, run the experiment on it, destroy it, return the trace.
 
         Raises LabError when the workflow cannot be deployed or does not end; what was deployed is
-        destroyed in any case.
+        destroyed in any case. When that fails or is interrupted, the trace is saved under runs/, naming the
+        file, before the error goes on.
         """
-        with self.bench() as run:
-            return run(experiment, progress)
+        from helpers import live
+
+        trace: Trace | None = None
+        try:
+            with self.bench() as run:
+                trace = run(experiment, progress)
+        except BaseException:
+            if (measured := trace) is not None:
+                live.salvage(lambda: measured)
+            raise
+        return trace
 
     @contextlib.contextmanager
     def bench(self) -> Iterator[Run]:

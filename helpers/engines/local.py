@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import psutil
+from botocore.exceptions import BotoCoreError, EndpointConnectionError
 from localstack_client.config import get_service_endpoint
 from localstack_client.session import Session
 
@@ -44,6 +45,8 @@ DUMMY = {
 """The only credentials that a local server, its workers and our clients ever see."""
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "LOCALSTACK_HOST")
 """Where a user may name an endpoint, the first before the second; localstack-client reads both."""
+GONE_SECONDS = 2.0
+"""How long an engine must refuse every connection until it counts as gone."""
 TIED = str(Path(__file__).with_name("tied.py"))
 
 
@@ -223,6 +226,15 @@ class Server:
 _processes: dict[int, subprocess.Popen[bytes]] = {}
 
 
+class EngineGone(EngineError, BotoCoreError):  # type: ignore[misc]
+    """An engine on this machine has ended; to botocore's callers, one that does not answer."""
+
+    fmt = "{told}"
+
+    def __init__(self, told: str) -> None:
+        BotoCoreError.__init__(self, told=told)
+
+
 class Local(Engine):
     """An engine on this machine; see the module's text for where it answers.
 
@@ -242,6 +254,7 @@ class Local(Engine):
     def __init__(self, endpoint: str | None = None) -> None:
         super().__init__()
         self.endpoint_url = self._find(endpoint)
+        self._refused_since: float | None = None
         self._session = Session(
             aws_access_key_id=DUMMY["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=DUMMY["AWS_SECRET_ACCESS_KEY"],
@@ -280,7 +293,24 @@ class Local(Engine):
         raise NotImplementedError
 
     def _new_client(self, service: str) -> Any:
-        return self._session.client(service, config=CLIENT_CONFIG)
+        client = self._session.client(service, config=CLIENT_CONFIG)
+        client.meta.events.register_first("needs-retry", self._is_there)
+        return client
+
+    def _is_there(self, caught_exception: Exception | None = None, **_: Any) -> None:
+        """Before a call is tried again: raise EngineGone if there is no use, as nothing listens any more.
+
+        A port of this machine refuses connections only then; the clients' patience is for busy engines.
+        """
+        if not isinstance(caught_exception, EndpointConnectionError):
+            self._refused_since = None
+            return
+        self._refused_since = self._refused_since or time.monotonic()
+        if time.monotonic() - self._refused_since >= GONE_SECONDS:
+            raise EngineGone(
+                f"{self.endpoint_url}: the {self.name} engine has ended, nothing listens there any more; "
+                "start it, and run it again"
+            ) from caught_exception
 
     def fleet_environment(self) -> dict[str, str]:
         """The environment in which a fleet process finds this engine with plain boto3."""
