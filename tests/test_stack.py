@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError
 from helpers import stack
 from helpers.errors import StackError
 from helpers.experiment import Experiment
+from tests.faults.trial import everything
 
 
 class Untouched:
@@ -15,19 +16,6 @@ class Untouched:
 
     def client(self, service: str):
         raise AssertionError(f"{service} was called")
-
-
-def resources(engine) -> set[str]:
-    """Everything that a workflow could leave on the engine, by name."""
-    names = set(stack.deployed(engine))
-    names |= set(engine.client("sqs").list_queues().get("QueueUrls", []))
-    names |= {f["FunctionName"] for f in engine.client("lambda").list_functions()["Functions"]}
-    names |= {m["UUID"] for m in engine.client("lambda").list_event_source_mappings()["EventSourceMappings"]}
-    names |= {b["Name"] for b in engine.client("s3").list_buckets()["Buckets"]}
-    names |= {r["RoleName"] for r in engine.client("iam").list_roles()["Roles"]}
-    names |= {g["logGroupName"] for g in engine.client("logs").describe_log_groups()["logGroups"]}
-    names |= {m["name"] for m in engine.client("stepfunctions").list_state_machines()["stateMachines"]}
-    return names
 
 
 @pytest.mark.parametrize(
@@ -96,12 +84,12 @@ def test_no_limit_is_written_as_the_number_that_it_means():
 
 def test_two_deployments_do_not_collide_and_destroy_leaves_nothing(engine):
     """Two stacks of one workflow live side by side; destroyed, they leave no resource behind."""
-    before = resources(engine)
+    before = everything(engine)
     with stack.deploy(engine, "combined") as one, stack.deploy(engine, "combined") as other:
         assert {one.name, other.name} <= set(stack.deployed(engine))
         assert not set(one.outputs.values()) & set(other.outputs.values())
         engine.client("s3").put_object(Bucket=one.outputs["Bucket"], Key="left/behind", Body=b"x")
-    assert resources(engine) == before
+    assert everything(engine) == before
 
 
 def test_destroy_stops_what_runs(engine):
@@ -128,19 +116,19 @@ def test_destroying_twice_is_no_error(engine):
 
 def test_a_deployment_that_fails_is_removed(engine, monkeypatch):
     """When CloudFormation refuses, the error gives its reason and nothing is left."""
-    before = resources(engine)
+    before = everything(engine)
     broken = stack.template("combined")
     broken["Resources"]["Queue"]["Properties"]["VisibilityTimeout"] = 999_999
     broken["Resources"]["Nonsense"] = {"Type": "AWS::SQS::Nonsense"}
     monkeypatch.setattr(stack, "template", lambda workflow, **_: broken)
     with pytest.raises(StackError, match="has been removed"):
         stack.deploy(engine, "combined")
-    assert resources(engine) == before
+    assert everything(engine) == before
 
 
 def test_an_interrupted_deployment_is_removed(engine, monkeypatch):
     """Ctrl-C while a stack comes up takes it down again."""
-    before = resources(engine)
+    before = everything(engine)
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -151,7 +139,7 @@ def test_an_interrupted_deployment_is_removed(engine, monkeypatch):
     )
     with pytest.raises(KeyboardInterrupt):
         stack.deploy(engine, "combined")
-    assert resources(engine) == before
+    assert everything(engine) == before
 
 
 def test_an_update_changes_what_it_says_and_nothing_else(engine):
@@ -206,7 +194,7 @@ def test_an_update_that_changes_nothing_or_is_refused_calls_nobody():
 
 def test_an_update_that_fails_says_why_and_leaves_no_stack(engine, monkeypatch):
     """When CloudFormation rolls an update back, the error gives its reason and the stack is gone."""
-    before = resources(engine)
+    before = everything(engine)
     unbounded = stack.template("combined")
     del unbounded["Parameters"]["VisibilityTimeout"]["MaxValue"]
     monkeypatch.setattr(stack, "template", lambda workflow, **_: unbounded)
@@ -215,12 +203,12 @@ def test_an_update_that_fails_says_why_and_leaves_no_stack(engine, monkeypatch):
         StackError, match=r"could not be updated \(Queue: .*VisibilityTimeout.*has been removed"
     ):
         deployed.update({"VisibilityTimeout": 999_999})
-    assert resources(engine) == before
+    assert everything(engine) == before
 
 
 def test_an_interrupted_update_leaves_no_stack(engine, monkeypatch):
     """Ctrl-C while a stack is updated takes it down."""
-    before = resources(engine)
+    before = everything(engine)
     wait = stack._wait
 
     def interrupted(engine, waiter, name):
@@ -232,7 +220,7 @@ def test_an_interrupted_update_leaves_no_stack(engine, monkeypatch):
     deployed = stack.deploy(engine, "combined")
     with pytest.raises(KeyboardInterrupt):
         deployed.update({"MaxConcurrency": 8})
-    assert resources(engine) == before
+    assert everything(engine) == before
 
 
 def test_no_stack_is_deleted_in_the_middle_of_an_update(engine, monkeypatch):

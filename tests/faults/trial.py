@@ -59,12 +59,15 @@ class Place:
         """Start a Python process that runs this script on the engine, its runs/ in the folder.
 
         Its output can be read from `stdout` and `stderr`. The script finds `engine` connected, and `helpers`.
+        With an empty AWS_ENDPOINT_URL among the environment, the engine is the process's own.
         """
         begin = f"""
             from pathlib import Path
             from helpers import *
             from helpers import live
+            from helpers.engines import local
             live.RUNS = Path({str(self.folder)!r})
+            local.KEPT = live.RUNS / "kept"
             engine = connect("embedded")
         """
         return subprocess.Popen(
@@ -123,11 +126,11 @@ def attempt(tried: Fault, engine: Engine, folder: Path) -> Damage:
     """Try the fault once in an empty folder; the damage, what is left behind included."""
     temporary = folder / "tmp"
     temporary.mkdir(parents=True)
-    before = set(stack.deployed(engine))
+    before = everything(engine)
     with _marked(temporary) as mark:
         damage = tried.inject(Place(engine, folder))
         left = [f"process {process.pid}" for process in _remaining(mark)]
-    left += sorted(set(stack.deployed(engine)) - before)
+    left += sorted(everything(engine) - before)
     left += [path.name for path in temporary.glob("concurrency-lab-*")]
     left += [path.name for path in folder.rglob("*.partial")]
     return damage + Damage(0, left=tuple(left))
@@ -163,6 +166,23 @@ def _remaining(mark: str) -> list[psutil.Process]:
     while (found := marked()) and time.monotonic() < give_up:
         time.sleep(0.1)
     return found
+
+
+def everything(engine: Engine) -> set[str]:
+    """The names of all that a workflow could leave on the engine."""
+    names = set(stack.deployed(engine))
+    for service, call, key, name in (
+        ("sqs", "list_queues", "QueueUrls", None),
+        ("s3", "list_buckets", "Buckets", "Name"),
+        ("iam", "list_roles", "Roles", "RoleName"),
+        ("logs", "describe_log_groups", "logGroups", "logGroupName"),
+        ("lambda", "list_functions", "Functions", "FunctionName"),
+        ("lambda", "list_event_source_mappings", "EventSourceMappings", "UUID"),
+        ("stepfunctions", "list_state_machines", "stateMachines", "name"),
+    ):
+        for page in engine.client(service).get_paginator(call).paginate():
+            names |= {one if name is None else one[name] for one in page.get(key, [])}
+    return names
 
 
 def until(condition: Callable[[], object], what: str) -> None:
