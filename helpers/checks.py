@@ -124,7 +124,7 @@ def attempts(trace: Trace) -> None:
     one its Retry.
 
     A succeeded item has exactly one succeeded attempt, the one whose times it has; any other item has none.
-    Every attempt has a start, and an end after it unless it was lost.
+    Every attempt has a start, and an end after it, unless it was lost: in the middle, or before it began.
     """
     items, tries, clock = trace.items, trace.attempts, trace.clock_seconds
     order = np.lexsort((tries["attempt"], tries["item"]))
@@ -140,8 +140,8 @@ def attempts(trace: Trace) -> None:
             raise LawBroken("attempts", int(item[at]), _moment(start[at]), f"attempt {attempt[at]} {what}")
 
     refuse(row < 0, "belongs to no item of the experiment")
-    refuse(np.isnan(start), "has no start")
     lost = how == ATTEMPT_OUTCOMES.index("lost")
+    refuse(np.isnan(start) & ~lost, "has no start")
     refuse(np.isnan(end) != lost, "must lack its end just if it was lost")
     refuse(end < start - clock, "ends before it starts")
     limited = (items["lane"] == "limited").to_numpy()[row]

@@ -100,7 +100,8 @@ US_EAST_1 = Prices()
 def of(trace: Trace, prices: Prices = US_EAST_1, free_tier: bool = False) -> pd.DataFrame:
     """What the traced run costs as AWS would bill it; columns as in `bill`.
 
-    An attempt is billed by the millisecond, rounded up; a lost one until the function's timeout. A retry of
+    An attempt is billed by the millisecond, rounded up; a lost one until the function's timeout, or only as a
+    message that was received, where it never began. A retry of
     the direct lane is a state transition, a redelivery by the queue is not: it is one more receive,
     GetQueueUrl and ChangeMessageVisibility. Assumed: batches are full; messages stay under 64 KB; empty
     receives are those of 5 pollers of the mapping, which are taken to poll as long as SQS allows, or of each
@@ -110,7 +111,8 @@ def of(trace: Trace, prices: Prices = US_EAST_1, free_tier: bool = False) -> pd.
     """
     experiment = trace.experiment
     item, start, end = (trace.attempts[name].to_numpy() for name in ("item", "start", "end"))
-    seconds = np.where(np.isnan(end - start), experiment.function_timeout_seconds, end - start)
+    seconds = np.where(np.isnan(end), experiment.function_timeout_seconds, end - start)
+    seconds[np.isnan(start)] = 0.0
     milliseconds = _milliseconds(np.maximum(seconds, 0.0))
     # The plan knows the lane of an attempt whose item never came back, too.
     planned = np.append(experiment.plan()["lane"] == "limited", False)

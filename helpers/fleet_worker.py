@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,8 @@ from botocore.config import Config
 
 LONG_POLL_SECONDS = 20
 """SQS's longest WaitTimeSeconds, 2026-11-24."""
+PAUSE_SECONDS = 1
+"""Between a turn that failed and the next: what is wrong may last."""
 PATIENT = Config(retries={"mode": "standard", "max_attempts": 10}, max_pool_connections=100)
 
 
@@ -32,25 +35,38 @@ def record(message: dict[str, Any], queue_arn: str) -> dict[str, Any]:
 
 
 def work(handler: Any, sqs: Any, settings: dict[str, Any], queue_arn: str, number: int) -> None:
-    """One worker's life: receive, handle, delete what succeeded."""
+    """One worker's life: turns, whatever becomes of each.
+
+    After one that failed it goes on as Lambda does: a message that was not deleted comes again after its
+    visibility timeout.
+    """
     context = SimpleNamespace(log_stream_name=f"fleet-{number}")
-    queue = settings["queue_url"]
     while True:
-        received = sqs.receive_message(
-            QueueUrl=queue,
-            MaxNumberOfMessages=settings["batch_size"],
-            WaitTimeSeconds=LONG_POLL_SECONDS,
-            MessageSystemAttributeNames=["All"],
-        )
-        messages = received.get("Messages", [])
-        if not messages:
-            continue
-        again = handler({"Records": [record(m, queue_arn) for m in messages]}, context)
-        kept = {failure["itemIdentifier"] for failure in again["batchItemFailures"]}
-        done = [m for m in messages if m["MessageId"] not in kept]
-        if done:
-            entries = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(done)]
-            sqs.delete_message_batch(QueueUrl=queue, Entries=entries)
+        try:
+            turn(handler, sqs, settings, queue_arn, context)
+        except Exception as error:
+            print(json.dumps({"turn_failed": context.log_stream_name, "error": repr(error)}))
+            time.sleep(PAUSE_SECONDS)
+
+
+def turn(handler: Any, sqs: Any, settings: dict[str, Any], queue_arn: str, context: Any) -> None:
+    """Receive messages, handle them, delete what succeeded."""
+    queue = settings["queue_url"]
+    received = sqs.receive_message(
+        QueueUrl=queue,
+        MaxNumberOfMessages=settings["batch_size"],
+        WaitTimeSeconds=LONG_POLL_SECONDS,
+        MessageSystemAttributeNames=["All"],
+    )
+    messages = received.get("Messages", [])
+    if not messages:
+        return
+    again = handler({"Records": [record(m, queue_arn) for m in messages]}, context)
+    kept = {failure["itemIdentifier"] for failure in again["batchItemFailures"]}
+    done = [m for m in messages if m["MessageId"] not in kept]
+    if done:
+        entries = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(done)]
+        sqs.delete_message_batch(QueueUrl=queue, Entries=entries)
 
 
 class WholeLines:

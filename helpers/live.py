@@ -7,7 +7,6 @@ that a message was enqueued, the workers their own attempts (in the answers and 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import sys
 import threading
@@ -24,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingErr
 from tqdm import tqdm
 
 from helpers import budget
-from helpers.engines.base import Engine, Run
+from helpers.engines.base import CALL_ATTEMPTS, Engine, Run
 from helpers.errors import InvalidExperiment, LabError, StackError
 from helpers.experiment import Experiment
 from helpers.files import RUNS
@@ -458,17 +457,23 @@ def results(stack: Stack, execution: dict[str, Any]) -> list[dict[str, Any]]:
     found = json.loads(execution["output"])["results"]
     if isinstance(found, list):
         return [result for result in found if result is not None]
-    s3 = stack.engine.client("s3")
-
-    def read(key: str) -> Any:
-        body = io.BytesIO()  # a transfer goes on after its connection was cut, as get_object does not
-        s3.download_fileobj(stack.outputs["Bucket"], key, body)
-        return json.loads(body.getvalue())
-
-    files = read(found["ResultWriterDetails"]["Key"])["ResultFiles"]["SUCCEEDED"]
+    files = _read(stack, found["ResultWriterDetails"]["Key"])["ResultFiles"]["SUCCEEDED"]
     # The files are in no order; the items in them carry their own.
-    written = [json.loads(child["Output"]) for file in files for child in read(file["Key"])]
+    written = [json.loads(child["Output"]) for file in files for child in _read(stack, file["Key"])]
     return sorted(written, key=lambda result: result["item"])
+
+
+def _read(stack: Stack, key: str) -> Any:
+    """The JSON in an object of the stack's bucket."""
+    s3 = stack.engine.client("s3")
+    tried = 0
+    while True:
+        try:
+            return json.load(s3.get_object(Bucket=stack.outputs["Bucket"], Key=key)["Body"])
+        except ResponseStreamingError:  # cut within the body, where boto3 does not try again
+            tried += 1
+            if tried == CALL_ATTEMPTS:
+                raise
 
 
 def _children(stack: Stack, arn: str) -> Iterator[dict[str, Any]]:

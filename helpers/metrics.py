@@ -277,10 +277,10 @@ class _Messages(NamedTuple):
 
 
 def _attempts(trace: Trace, lane: str) -> _Attempts:
-    """The attempts of a lane, each with an end."""
+    """The attempts of a lane that began, each with an end."""
     if lane not in LANES:
         raise TraceError(f"lane={lane!r}: the lanes are {LANES}; give one of them, or None for the map.")
-    own = np.flatnonzero(trace.attempts_of(lane))
+    own = np.flatnonzero(trace.attempts_of(lane) & trace.attempts["start"].notna().to_numpy())
     item, start, end = (trace.attempts[name].to_numpy()[own] for name in ("item", "start", "end"))
     row = trace.rows(item)
     lost = np.flatnonzero(np.isnan(end))

@@ -18,7 +18,6 @@ from aiohttp import web
 from microburst.app import make_app
 from microburst.core.pipeline import Microburst
 
-from helpers.engines import connect
 from helpers.engines.base import Engine
 from helpers.engines.local import HOST, Local
 from helpers.errors import EngineError
@@ -147,7 +146,7 @@ class Wire:
         self._thread.start()
         try:
             self.endpoint_url = self._soon(self._start())
-            self.engine = connect(self._before.name, endpoint=self.endpoint_url)
+            self.engine = self._before.through(self.endpoint_url)
             self.change(*self._faults)
         except BaseException:
             self.close()

@@ -16,9 +16,12 @@ from helpers.engines.pacing import Pacer
 from helpers.experiment import Experiment
 from helpers.trace import Trace
 
-# Patient: a throttled or reset call is tried again; wide: one connection for each concurrent caller.
+CALL_ATTEMPTS = 10
+"""How often a call is made at most, while it is throttled or cut off."""
 CLIENT_CONFIG = Config(
-    retries={"mode": "standard", "max_attempts": 10}, max_pool_connections=1000, read_timeout=900
+    retries={"mode": "standard", "max_attempts": CALL_ATTEMPTS},
+    max_pool_connections=1000,  # wide: one connection for each concurrent caller
+    read_timeout=900,
 )
 
 

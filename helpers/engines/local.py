@@ -252,8 +252,18 @@ class Local(Engine):
     paced = False
 
     def __init__(self, endpoint: str | None = None) -> None:
+        self._open(self._find(endpoint))
+
+    @classmethod
+    def through(cls, proxy_url: str) -> Self:
+        """This engine as a proxy before it gives it, which is not asked whether it answers."""
+        engine = cls.__new__(cls)
+        engine._open(proxy_url)
+        return engine
+
+    def _open(self, endpoint_url: str) -> None:
         super().__init__()
-        self.endpoint_url = self._find(endpoint)
+        self.endpoint_url = endpoint_url
         self._refused_since: float | None = None
         self._session = Session(
             aws_access_key_id=DUMMY["AWS_ACCESS_KEY_ID"],
