@@ -2,11 +2,6 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from dataclasses import replace
 from unittest.mock import Mock
@@ -408,15 +403,6 @@ def test_workers_end_with_their_stack(engine):
     assert set(server.children(recursive=True)) <= before
 
 
-RUN = """
-from helpers import Experiment, connect, live
-from pathlib import Path
-live.RUNS = Path({runs!r})
-engine = connect("embedded")
-engine.run(Experiment(200, worker_concurrency=2, consumer={consumer!r}, limited_seconds=0.5), progress=False)
-"""
-
-
 def test_an_interrupted_burst_keeps_what_it_measured(engine, tmp_path, monkeypatch):
     """What was done when Ctrl-C came is on disk, and what was still to be done is not."""
 
@@ -448,40 +434,6 @@ def test_results_that_a_result_writer_wrote_are_read_in_item_order(engine):
     execution = {"status": "SUCCEEDED", "output": json.dumps({"results": details})}
     deployed = stack.Stack(engine, "combined", "none", {}, {"Bucket": "test-results"})
     assert live.results(deployed, execution) == [{"item": n} for n in range(5)]
-
-
-@pytest.mark.parametrize("consumer", CONSUMERS)
-def test_an_interrupted_run_keeps_what_it_measured_and_destroys_what_it_made(engine, tmp_path, consumer):
-    """Ctrl-C in the middle: the items that were back are on disk, no stack and no worker is left."""
-    script = textwrap.dedent(RUN.format(runs=str(tmp_path), consumer=consumer))
-    environment = os.environ | {"AWS_ENDPOINT_URL": engine.endpoint_url}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
-    _wait_for_items(engine)
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) != 0
-    assert stack.deployed(engine) == []
-    assert not psutil.wait_procs(children, timeout=10)[1]
-    (kept,) = tmp_path.glob("interrupted-*.parquet")
-    trace = Trace.load(kept)
-    assert 0 < len(trace.items) < 200
-    assert len(trace.attempts) >= len(trace.items)
-
-
-def _wait_for_items(engine) -> None:
-    """Until the only execution that runs has some items back."""
-    sfn = engine.client("stepfunctions")
-    give_up = time.monotonic() + 60
-    while time.monotonic() < give_up:
-        for machine in sfn.list_state_machines()["stateMachines"]:
-            arn = machine["stateMachineArn"]
-            for execution in sfn.list_executions(stateMachineArn=arn, statusFilter="RUNNING")["executions"]:
-                for run in sfn.list_map_runs(executionArn=execution["executionArn"])["mapRuns"]:
-                    counts = sfn.describe_map_run(mapRunArn=run["mapRunArn"])["itemCounts"]
-                    if counts["succeeded"] > 3:
-                        return
-        time.sleep(0.1)
-    raise AssertionError("no items came back")
 
 
 def test_a_fleet_takes_ten_messages_at_most(engine):

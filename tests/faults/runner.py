@@ -2,41 +2,173 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from dataclasses import replace
 
-from helpers import checks
-from tests.faults.trial import PATIENCE_SECONDS, Damage, Place, damage, fault, until
+from helpers import Experiment, Trace, checks, connect, stack
+from tests.faults.trial import (
+    SMALL,
+    Damage,
+    Place,
+    afterwards,
+    counted,
+    damage,
+    ended,
+    failed,
+    fault,
+    said,
+    until,
+)
 
-RUN = """
-    few = Experiment(200, siphon_share=0.5, worker_concurrency=4, direct_seconds=0.02, limited_seconds=0.2)
-    engine.run(few, progress=False)
+FEW = Experiment(
+    200,
+    siphon_share=0.5,
+    worker_concurrency=4,
+    cold_start=True,
+    direct_seconds=0.02,
+    limited_seconds=0.2,
+)
+FLEET = replace(FEW, consumer="fleet")
+RUN = "engine.run({!r}, progress=False)\n"
+HELD = """
+import time
+from helpers import stack
+
+def held(module, name, when=lambda *given: True):
+    real, times = getattr(module, name), []
+
+    def hold(*given, **more):
+        if when(*given) and not times:
+            times.append(1)
+            print("here", flush=True)
+            time.sleep(60)
+        return real(*given, **more)
+
+    setattr(module, name, hold)
+
 """
+"""Functions so held say `here` when they are called first, and wait there, for a signal."""
+STAGES = {
+    "deploying": ('held(stack, "_wait", lambda *given: "create" in given[1])', None),
+    "warming": ('held(live, "_warm")', None),
+    "running": ('held(live, "wait")', 0),
+    "reading": ('held(live, "_attempts")', 20),
+    "destroying": ('held(stack, "_stop_executions")', 20),
+}
+"""How a run is held in each of its stages, and how many items the file has that it leaves then, at least."""
 
 
-def items_are_back(place: Place, at_least: int = 5) -> bool:
-    """Whether a Map Run of a running execution counts that many items as succeeded."""
-    sfn = place.engine.client("stepfunctions")
-    for machine in sfn.list_state_machines()["stateMachines"]:
-        arn = machine["stateMachineArn"]
-        for execution in sfn.list_executions(stateMachineArn=arn, statusFilter="RUNNING")["executions"]:
-            for run in sfn.list_map_runs(executionArn=execution["executionArn"])["mapRuns"]:
-                counts = sfn.describe_map_run(mapRunArn=run["mapRunArn"])["itemCounts"]
-                if counts["succeeded"] >= at_least:
-                    return True
-    return False
-
-
-@fault("SIGINT to the process while items are coming back")
-def interrupted_run(place: Place) -> Damage:
-    """The items that were back are on disk with their attempts; the next run obeys all laws."""
-    process = place.start(RUN)
-    until(lambda: items_are_back(place), "items come back")
-    process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode != 0
-    assert "interrupted: " in told
+def kept_of(place: Place, back: int) -> Damage:
+    """The damage to the one trace that was kept, of which so many items were back according to the engine."""
     (kept,) = place.kept()
-    assert 0 < len(kept.items) < kept.experiment.items
-    again = place.engine.run(kept.experiment, progress=False)
-    checks.verify(again)
-    return damage(kept, set(kept.items["item"])) + damage(again)
+    assert len(kept.items) < kept.experiment.items
+    assert set(kept.items["item"]) <= set(kept.attempts["item"])
+    return damage(kept, set(kept.items["item"])) + Damage(0, max(0, back - len(kept.items)))
+
+
+def obeyed(place: Place, errors: str) -> int:
+    """Run the commands that an error names, each of which must work; how many there were."""
+    commands = re.findall(r"`\./lab (destroy [^`]+)`", errors)
+    for command in commands:
+        ended(place.lab(*command.split()))
+    return len(commands)
+
+
+def interrupted(place: Place, few: Experiment) -> Damage:
+    """Interrupt a run while items are coming back."""
+    process = place.start(RUN.format(few))
+    until(lambda: counted(place.engine) >= 5, "items come back")
+    back = counted(place.engine)
+    process.send_signal(signal.SIGINT)
+    assert "interrupted: " in failed(process)
+    return kept_of(place, back) + afterwards(place.engine)
+
+
+@fault("SIGINT to the process while items are coming back; the consumer is Lambda")
+def interrupted_run(place: Place) -> Damage:
+    """What the engine said was back is on disk with its attempts; nothing is left; the next run is whole."""
+    return interrupted(place, FEW)
+
+
+@fault("SIGINT to the process while items are coming back; the consumer is a fleet")
+def interrupted_run_of_a_fleet(place: Place) -> Damage:
+    """What the engine said was back is on disk with its attempts; no worker outlives the process."""
+    return interrupted(place, FLEET)
+
+
+@fault("SIGINT to five processes: while one deploys, warms, runs, reads the trace, and destroys")
+def interrupted_at_each_stage(place: Place) -> Damage:
+    """What was measured by then is on disk; nothing is left but what is named, with the command for it."""
+    few = replace(SMALL, cold_start=False)
+    processes = {
+        stage: place.start(f"{HELD}{hold}\n" + RUN.format(few), stage) for stage, (hold, _) in STAGES.items()
+    }
+    for stage, process in processes.items():
+        assert said(process) == "here", stage
+        process.send_signal(signal.SIGINT)
+    found = Damage(0)
+    for stage, process in processes.items():
+        told = failed(process)
+        assert "KeyboardInterrupt" in told, stage
+        least = STAGES[stage][1]
+        kept = place.kept(stage)
+        assert len(kept) == (0 if least is None else 1), (stage, told)
+        for trace in kept:
+            found += damage(trace, set(range(least or 0)) or set(trace.items["item"]))
+        assert obeyed(place, told) == (1 if stage == "destroying" else 0), told
+    return found + afterwards(place.engine)
+
+
+@fault("SIGINT to the process while items are coming back, and again while it destroys what it deployed")
+def interrupted_twice(place: Place) -> Damage:
+    """What was back is on disk; the stack that is left is named, and the command that is told removes it."""
+    process = place.start(HELD + STAGES["destroying"][0] + "\n" + RUN.format(FEW))
+    until(lambda: counted(place.engine) >= 5, "items come back")
+    back = counted(place.engine)
+    process.send_signal(signal.SIGINT)
+    assert said(process).startswith("interrupted: ")
+    assert said(process) == "here"
+    process.send_signal(signal.SIGINT)
+    told = failed(process)
+    assert len(stack.deployed(place.engine)) == 1
+    assert obeyed(place, told) == 1
+    return kept_of(place, back) + afterwards(place.engine)
+
+
+@fault("SIGKILL to the process in the middle, on an engine that others use")
+def killed_runner(place: Place) -> Damage:
+    """What it had deployed is there and found by its tag: `lab destroy --all` removes all of it."""
+    process = place.start(RUN.format(FLEET))
+    until(lambda: counted(place.engine) >= 5, "items come back")
+    process.kill()
+    failed(process)
+    assert len(stack.deployed(place.engine)) == 1
+    ended(place.lab("destroy", "--all"))
+    return afterwards(place.engine)
+
+
+@fault("SIGKILL to the process in the middle, on an engine of its own")
+def killed_runner_with_its_engine(place: Place) -> Damage:
+    """The engine, its Lambda workers and the fleet end with it, and their folder is gone."""
+    process = place.start("print(engine.endpoint_url, flush=True)\n" + RUN.format(FLEET), AWS_ENDPOINT_URL="")
+    with connect("embedded", endpoint=said(process)) as its:
+        until(lambda: counted(its) >= 5, "items come back")
+    process.kill()
+    failed(process)
+    return afterwards(place.engine)
+
+
+@fault("two processes run the same experiment on one engine at the same time")
+def two_runs_at_once(place: Place) -> Damage:
+    """Each trace has all of its own items and none of the other's, and obeys all laws."""
+    few = replace(FEW, items=60, limited_seconds=0.1)
+    file = place.folder / "other.parquet"
+    other = place.start(f"engine.run({few!r}, progress=False).save({str(file)!r})")
+    until(lambda: stack.deployed(place.engine), "the other is deployed")
+    own = place.engine.run(few, progress=False)
+    ended(other)
+    traces = own, Trace.load(file)
+    for trace in traces:
+        checks.verify(trace)
+    return damage(traces[0]) + damage(traces[1])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers import Trace, stack
+from helpers import Experiment, Trace, checks, stack
 from helpers.engines import Engine
 
 MARK = "LAB_FAULT"
@@ -27,6 +27,10 @@ ENDS_SECONDS = 15
 """How long what is being ended may take to be gone."""
 PATIENCE_SECONDS = 120
 """How long a condition may take to come true, or a process to end, before the try counts as hung."""
+
+
+SMALL = Experiment(20, siphon_share=0.5, worker_concurrency=2, cold_start=True, limited_seconds=0.05)
+"""What runs after a fault, to see that it runs."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class Place:
     engine: Engine
     folder: Path
 
-    def start(self, script: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a Python process that runs this script on the engine, its runs/ in the folder.
+    def start(self, script: str, runs: str = "", **environment: str) -> subprocess.Popen[str]:
+        """Start a Python process that runs this script on the engine, its runs/ in the folder, or below it.
 
         Its output can be read from `stdout` and `stderr`. The script finds `engine` connected, and `helpers`.
         With an empty AWS_ENDPOINT_URL among the environment, the engine is the process's own.
@@ -66,21 +70,38 @@ class Place:
             from helpers import *
             from helpers import live
             from helpers.engines import local
-            live.RUNS = Path({str(self.folder)!r})
+            live.RUNS = Path({str(self.folder / runs)!r})
             local.KEPT = live.RUNS / "kept"
             engine = connect("embedded")
         """
+        return self._python(textwrap.dedent(begin) + textwrap.dedent(script), environment)
+
+    def lab(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start the command line with these arguments on the engine; its notebooks lie in the folder."""
+        begin = f"""
+            import sys
+            from pathlib import Path
+            from helpers import cli, notebooks
+            from helpers.engines import local
+            notebooks.NOTEBOOKS = Path({str(self.folder)!r})
+            local.KEPT = notebooks.NOTEBOOKS / "kept"
+            sys.argv = ["lab", *{arguments!r}]
+            cli.main()
+        """
+        return self._python(textwrap.dedent(begin), environment)
+
+    def _python(self, script: str, environment: dict[str, str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(begin) + textwrap.dedent(script)],
+            [sys.executable, "-c", script],
             env=os.environ | {"AWS_ENDPOINT_URL": self.engine.endpoint_url} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def kept(self) -> list[Trace]:
-        """The traces that interrupted runs saved in the folder."""
-        return [Trace.load(path) for path in sorted(self.folder.glob("interrupted-*.parquet"))]
+    def kept(self, runs: str = "") -> list[Trace]:
+        """The traces that interrupted runs saved in the folder, or below it."""
+        return [Trace.load(path) for path in sorted((self.folder / runs).glob("interrupted-*.parquet"))]
 
 
 @dataclass(frozen=True)
@@ -191,6 +212,46 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < give_up, f"{what}: not within {PATIENCE_SECONDS} s"
         time.sleep(0.05)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """The line that a process says next; an AssertionError gives its errors when it ends instead."""
+    assert process.stdout
+    line = process.stdout.readline()
+    assert line, process.communicate()[1]
+    return line.rstrip("\n")
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What a process says on standard error until it ends, and ends well."""
+    output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, output + errors
+    return errors
+
+
+def failed(process: subprocess.Popen[str]) -> str:
+    """What a process says until it ends, and does not end well."""
+    output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode != 0, output + errors
+    return output + errors
+
+
+def counted(engine: Engine) -> int:
+    """How many items the Map Runs of running executions count as succeeded."""
+    sfn, count = engine.client("stepfunctions"), 0
+    for machine in sfn.list_state_machines()["stateMachines"]:
+        arn = machine["stateMachineArn"]
+        for execution in sfn.list_executions(stateMachineArn=arn, statusFilter="RUNNING")["executions"]:
+            for run in sfn.list_map_runs(executionArn=execution["executionArn"])["mapRuns"]:
+                count += sfn.describe_map_run(mapRunArn=run["mapRunArn"])["itemCounts"]["succeeded"]
+    return count
+
+
+def afterwards(engine: Engine) -> Damage:
+    """Run a small experiment on the engine, which must obey all laws; the damage to it."""
+    trace = engine.run(SMALL, progress=False)
+    checks.verify(trace)
+    return damage(trace)
 
 
 def damage(trace: Trace, expected: set[int] | None = None) -> Damage:
