@@ -101,10 +101,10 @@ def main() -> None:
     attributes = sqs.get_queue_attributes(QueueUrl=settings["queue_url"], AttributeNames=["QueueArn"])
     queue_arn = attributes["Attributes"]["QueueArn"]
     sys.stdout = WholeLines(sys.stdout)
+    print("ready")  # first: a queue that holds messages already has the workers print at once
     for number in range(settings["first"], settings["first"] + settings["workers"]):
         arguments = (module.handler, sqs, settings, queue_arn, number)
         threading.Thread(target=work, args=arguments, daemon=True).start()
-    print("ready")
     sys.stdin.read()
     os._exit(0)
 

@@ -196,8 +196,8 @@ def run(paths: Sequence[Path], out_dir: Path, parameters: Mapping[str, Any], pro
     """Execute the notebooks in order; each goes to `out_dir`/NAME.ipynb, with results.json and index.html.
 
     Both files are renewed after every notebook. Each notebook gets those of the parameters that it has;
-    text for one whose default is not text is read as a Python literal. A KeyboardInterrupt stops the
-    kernel, keeps what there is and is raised again.
+    text for one whose default is not text is read as a Python literal. A KeyboardInterrupt or SystemExit, as
+    `lab` makes of SIGTERM, stops the kernel, keeps what there is and is raised again.
 
     Raises NotebookError, before anything is executed, for a notebook that the lab refuses, a parameter
     that no chosen notebook has, and a value of another type than the default's.
@@ -216,10 +216,10 @@ def run(paths: Sequence[Path], out_dir: Path, parameters: Mapping[str, Any], pro
         begun, spent = time.monotonic(), _spent()
         try:
             results.append(execute(path, out_dir, values, progress))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as stopped:
             saved, seconds = out_dir.resolve() / path.name, time.monotonic() - begun
             if saved.exists():
-                at, error = _last_started(_cells(saved)), "KeyboardInterrupt: stopped before its end"
+                at, error = _last_started(_cells(saved)), f"{type(stopped).__name__}: stopped before its end"
                 results.append(_result(saved, seconds, at, error, _spent() - spent))
             _report(out_dir, report, results)
             raise
