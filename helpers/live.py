@@ -331,10 +331,13 @@ def _warm(stack: Stack, function: str, workers: int, progress: bool) -> int:
             raise StackError(f"{function} could not be warmed ({answer}); see the function's logs")
         return str(answer["worker"])
 
+    # A call that is held for longer than its function may run is killed.
+    longest = int(stack.parameters["FunctionTimeout"]) / 2
     warmed: set[str] = set()
     with ThreadPoolExecutor(workers) as pool:
         for attempt in range(WARM_TRIES):
-            calls = pool.map(call, [WARM_SECONDS * 2**attempt] * workers)
+            held = min(WARM_SECONDS * 2**attempt, longest)
+            calls = pool.map(call, [held] * workers)
             warmed = set(_bar(calls, workers, f"warming {function}", progress)) - {""}
             if len(warmed) == workers:
                 break
@@ -639,19 +642,23 @@ def _missed(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _once(attempts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Attempts of which nobody waits for an answer: the first success of an item counts, later ones are late.
 
-    A standard queue may deliver a message twice, and one that was sent twice since the first call had no
-    answer is another message; so attempts are numbered anew where numbers repeat.
+    A standard queue may deliver a message twice, and a call that had no answer may have sent it twice. The
+    attempts of a second message, whose numbers are those of the first, are left out, and that is told.
     """
+    known: dict[tuple[int, int], dict[str, Any]] = {}
     done: set[int] = set()
-    last: dict[int, int] = {}
-    counted = []
-    for attempt in sorted(attempts, key=lambda attempt: (attempt["start"], attempt["attempt"])):
-        item, again = attempt["item"], attempt["outcome"] == "succeeded" and attempt["item"] in done
-        last[item] = max(attempt["attempt"], last.get(item, 0) + 1)
-        counted.append(attempt | {"attempt": last[item]} | ({"outcome": "late"} if again else {}))
-        if attempt["outcome"] == "succeeded":
-            done.add(item)
-    return counted
+    doubled = 0
+    for attempt in sorted(attempts, key=lambda attempt: float(attempt["start"])):
+        item, succeeded = attempt["item"], attempt["outcome"] == "succeeded"
+        if (item, attempt["attempt"]) in known:
+            doubled += 1
+            continue
+        late = {"outcome": "late"} if succeeded and item in done else {}
+        known[item, attempt["attempt"]] = attempt | late
+        done |= {item} if succeeded else set()
+    if doubled:
+        print(f"{doubled} attempts were of messages sent twice; they are not in the trace", file=sys.stderr)
+    return list(known.values())
 
 
 def _epoch(text: str) -> float:

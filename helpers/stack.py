@@ -214,9 +214,15 @@ class Stack:
         if not paid:
             usd = budget.of_execution(self.workflow, data)
             self.engine.spend(f"execution of {self.workflow}", usd, quietly=True)
-        started = self.engine.client("stepfunctions").start_execution(
-            stateMachineArn=self.outputs[machine], input=text, name=name or f"run-{uuid.uuid4().hex[:12]}"
-        )
+        arn, name = self.outputs[machine], name or f"run-{uuid.uuid4().hex[:12]}"
+        step_functions = self.engine.client("stepfunctions")
+        try:
+            started = step_functions.start_execution(stateMachineArn=arn, input=text, name=name)
+        except step_functions.exceptions.ExecutionAlreadyExists:
+            # Perhaps this very one: started by a call whose answer was lost, and over before the next try.
+            started = {"executionArn": f"{arn.replace(':stateMachine:', ':execution:')}:{name}"}
+            if step_functions.describe_execution(**started)["input"] != text:
+                raise
         return str(started["executionArn"])
 
     def update(self, values: Mapping[str, Value]) -> Stack:
@@ -230,12 +236,14 @@ class Stack:
         if full == self.parameters:
             return self  # CloudFormation calls an update without changes an error
         with _removed_on_failure(self.engine, self.workflow, self.name, "updated"):
-            self.engine.client("cloudformation").update_stack(
-                StackName=self.name,
-                UsePreviousTemplate=True,
-                Parameters=_listed(full),
-                Capabilities=["CAPABILITY_IAM"],
-            )
+            with _done_already("No updates are to be performed"):
+                self.engine.client("cloudformation").update_stack(
+                    StackName=self.name,
+                    UsePreviousTemplate=True,
+                    Parameters=_listed(full),
+                    Capabilities=["CAPABILITY_IAM"],
+                    ClientRequestToken=f"update-{uuid.uuid4().hex}",
+                )
             _wait(self.engine, "stack_update_complete", self.name)
             time.sleep(self.engine.settle_seconds)
             outputs = _outputs(self.engine, self.name)
@@ -274,13 +282,15 @@ def deploy(engine: Engine, workflow: str, values: Mapping[str, Value] | None = N
     body = template(workflow, results_in_s3=engine.shows("distributed_map.result_writer_succeeded"))
     name = f"lab-{workflow.replace('_', '-')}-{uuid.uuid4().hex[:8]}"
     with _removed_on_failure(engine, workflow, name, "deployed"):
-        engine.client("cloudformation").create_stack(
-            StackName=name,
-            TemplateBody=json.dumps(body, separators=(",", ":")),
-            Parameters=_listed(full),
-            Capabilities=["CAPABILITY_IAM"],
-            Tags=[{"Key": k, "Value": v} for k, v in (TAGS | {"run": run_id()}).items()],
-        )
+        with _done_already("AlreadyExists"):
+            engine.client("cloudformation").create_stack(
+                StackName=name,
+                TemplateBody=json.dumps(body, separators=(",", ":")),
+                Parameters=_listed(full),
+                Capabilities=["CAPABILITY_IAM"],
+                Tags=[{"Key": k, "Value": v} for k, v in (TAGS | {"run": run_id()}).items()],
+                ClientRequestToken=name,
+            )
         _wait(engine, "stack_create_complete", name)
         return Stack(engine, workflow, name, full, _outputs(engine, name))
 
@@ -415,6 +425,19 @@ def _listed(values: Mapping[str, Value]) -> list[dict[str, str]]:
 def _outputs(engine: Engine, name: str) -> dict[str, str]:
     (described,) = engine.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+
+
+@contextlib.contextmanager
+def _done_already(refusal: str) -> Iterator[None]:
+    """Pass over a refusal that says that an earlier try of the same call, whose answer was lost, did it.
+
+    By the ClientRequestToken AWS knows the call again; engines that do not look at it refuse.
+    """
+    try:
+        yield
+    except ClientError as error:
+        if refusal not in str(error):
+            raise
 
 
 @contextlib.contextmanager
