@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -77,9 +78,9 @@ def run(
         raise typer.Exit(1)
 
 
-def _settings(given: str | dict[str, str]) -> tuple[Experiment, ...]:
+def _settings(given: bytes | dict[str, str]) -> tuple[Experiment, ...]:
     """The settings that a file's text, or assignments of comma-separated values, describe."""
-    values = loaded(given) if isinstance(given, str) else value_lists(given)
+    values = loaded(given) if isinstance(given, bytes) else value_lists(given)
     if isinstance(values, list) and all(isinstance(one, dict) and "items" in one for one in values):
         return tuple(Experiment.from_dict(one) for one in values)
     if not isinstance(values, dict) or not values.get("items"):
@@ -127,7 +128,7 @@ def sweep(
     for limits in (check, under):
         tune.bounds(limits)
     tune.check_objective(objective)
-    settings = _settings(grid.read_text() if grid else assigned(values))
+    settings = _settings(grid.read_bytes() if grid else assigned(values))
     whole = sweeps.Sweep(settings, repetitions)
     folder = out or RUNS / f"sweep-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     missing = [experiment for _, experiment in sweeps.missing(whole, folder)]
@@ -137,7 +138,7 @@ def sweep(
         typer.echo(f"on {place.name}, kept in {folder}", err=True)
         sweeps.run(connected, whole, folder, resume=resume)
     rows = sweeps.table(folder)
-    rows.to_csv(folder / "table.csv", index=False)
+    write_whole(folder / "table.csv", rows.to_csv(index=False))
     typer.echo(tune.text(tune.medians(rows)))
     broken = tune.check(rows, check)
     recommended = folder / "recommendation.json"
@@ -227,12 +228,21 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Run the command; an error of the lab's own, or of an engine, is shown as a sentence and ends with 2."""
+    """Run the command; an error of the lab, an engine or a file is shown as a sentence and ends with 2."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
     try:
         app(prog_name="lab")
     except (LabError, ClientError, BotoCoreError) as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:  # no file that somebody named
+            raise
+        told = f"{error.filename}: cannot be used ({error.strerror}); choose another path"
+        typer.echo(f"error: {told}", err=True)
         sys.exit(2)
 
 

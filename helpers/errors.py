@@ -1,5 +1,17 @@
 """The errors that the lab raises on purpose: one base class, one sentence pattern."""
 
+SHOWN = 200
+"""Characters of a value that a message shows."""
+
+
+def shown(value: object) -> str:
+    """A value that somebody gave, as a message shows it: its repr, or the beginning of a long one."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than some thousand digits
+        return "an integer of too many digits to print"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
 
 class LabError(Exception):
     """Something the lab refuses or could not do.
@@ -27,6 +39,10 @@ class StackError(LabError):
 
 class TraceError(LabError):
     """A trace file is not readable as one, or a trace lacks what was asked of it."""
+
+
+class FileError(LabError):
+    """A file could not be written: there is no room, or no right."""
 
 
 class SweepError(LabError):

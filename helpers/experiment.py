@@ -5,6 +5,7 @@ gives an item the same lane, time and failures, and two settings of a comparison
 (common random numbers).
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from helpers.errors import InvalidExperiment
+from helpers.errors import InvalidExperiment, shown
 
 __all__ = [
     "DIRECT_ATTEMPTS",
@@ -35,10 +36,14 @@ DISTRIBUTED_MAP_LIMIT = 10_000
 BLOCK = 32_768
 """Items that are planned at once: what is drawn for so many stays in a processor's cache."""
 _LANE = pd.CategoricalDtype(pd.Index(["direct", "limited"], dtype="str"))
+YEAR_SECONDS = 31_536_000
+"""What an execution may take at most, and so any time in it: Step Functions service quotas, 2026-11-24."""
 BEATS_A_PERIOD = 3
 """Heartbeats that a worker sends in HeartbeatSeconds for each message of its batch (infra/sqs_limited)."""
 DIRECT_ATTEMPTS = 5
 """Of a direct item: one and the four that the workflows' Retry allows."""
+_TIME = f">= 0 and at most {YEAR_SECONDS:,} s", lambda seconds: 0 <= seconds <= YEAR_SECONDS
+_POSITIVE = f"> 0 and at most {YEAR_SECONDS:,} s", lambda seconds: 0 < seconds <= YEAR_SECONDS
 
 
 # The distributions are classes in lower case because they read as functions wherever a time is given.
@@ -46,14 +51,15 @@ DIRECT_ATTEMPTS = 5
 class lognormal:
     """Times in seconds whose logarithm is normal: `mean` of the times themselves, `sigma` of the logarithm.
 
-    Raises InvalidExperiment unless mean > 0 and 0 <= sigma <= 10 (which keeps every draw a finite float).
+    Raises InvalidExperiment unless 0 < mean <= YEAR_SECONDS and 0 <= sigma <= 10, which keeps every draw a
+    finite float.
     """
 
     mean: float
     sigma: float
 
     def __post_init__(self) -> None:
-        _set(self, "mean", _number("lognormal mean", self.mean, "> 0", lambda x: 0 < x < math.inf))
+        _set(self, "mean", _number("lognormal mean", self.mean, *_POSITIVE))
         _set(self, "sigma", _number("lognormal sigma", self.sigma, "from 0 to 10", lambda x: 0 <= x <= 10))
 
     def sample(self, u: Floats, v: Floats) -> Floats:
@@ -64,12 +70,15 @@ class lognormal:
 
 @dataclass(frozen=True)
 class exponential:
-    """Memoryless times in seconds with this mean. Raises InvalidExperiment unless mean > 0."""
+    """Memoryless times in seconds with this mean.
+
+    Raises InvalidExperiment unless 0 < mean <= YEAR_SECONDS.
+    """
 
     mean: float
 
     def __post_init__(self) -> None:
-        _set(self, "mean", _number("exponential mean", self.mean, "> 0", lambda x: 0 < x < math.inf))
+        _set(self, "mean", _number("exponential mean", self.mean, *_POSITIVE))
 
     def sample(self, u: Floats, v: Floats) -> Floats:
         """One time (s) for each uniform `u` in (0, 1), by inversion; `v` is not needed."""
@@ -80,17 +89,17 @@ class exponential:
 class empirical:
     """Times in seconds drawn evenly from measured `values`.
 
-    Raises InvalidExperiment if there are none or if one is negative or not finite.
+    Raises InvalidExperiment if there are none, or one that is not from 0 to YEAR_SECONDS.
     """
 
     values: Sequence[float]
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Iterable) or isinstance(self.values, str):
-            raise InvalidExperiment(f"empirical values={self.values!r}: they must be a list; give seconds.")
-        values = tuple(
-            _number("empirical value", value, ">= 0", lambda x: 0 <= x < math.inf) for value in self.values
-        )
+            raise InvalidExperiment(
+                f"empirical values={shown(self.values)}: they must be a list; give seconds."
+            )
+        values = tuple(_number("empirical value", value, *_TIME) for value in self.values)
         if not values:
             raise InvalidExperiment("empirical values=[]: at least one time is needed; give seconds.")
         _set(self, "values", values)  # a tuple, so that the record can be hashed
@@ -132,7 +141,7 @@ _WHOLE_NUMBERS: dict[str, tuple[int, int, str]] = {
     "max_receive_count": (1, 1_000, "maxReceiveCount of the redrive policy"),
     "task_timeout_seconds": (
         2,
-        31_536_000,
+        YEAR_SECONDS,
         "TimeoutSeconds, above a heartbeat of at least 1 s, at most the year that an execution may take",
     ),
     "task_attempts": (1, 100, "new task tokens for one item"),
@@ -202,13 +211,14 @@ class Experiment:
         )
         for name in ("direct_seconds", "limited_seconds"):
             if not isinstance(getattr(self, name), Distribution):
-                _set(self, name, _number(name, getattr(self, name), ">= 0", lambda x: 0 <= x < math.inf))
+                _set(self, name, _number(name, getattr(self, name), *_TIME))
         if self.arrivals_per_second is not None:
-            rate = _number("arrivals_per_second", self.arrivals_per_second, "> 0", lambda x: 0 < x < math.inf)
+            rule = "> 0, from 1e-9 to 1e9"
+            rate = _number("arrivals_per_second", self.arrivals_per_second, rule, lambda x: 1e-9 <= x <= 1e9)
             _set(self, "arrivals_per_second", rate)
         if not isinstance(self.cold_start, bool):
             raise InvalidExperiment(
-                f"cold_start={self.cold_start!r}: it must be True or False; give one of them."
+                f"cold_start={shown(self.cold_start)}: it must be True or False; give one of them."
             )
         self._check_consumer()
         if self.visibility_timeout_seconds < self.function_timeout_seconds:
@@ -225,7 +235,8 @@ class Experiment:
             _set(self, "heartbeat_seconds", heartbeat)
 
     def _check_consumer(self) -> None:
-        if self.consumer == "lambda":
+        consumer = self.consumer if isinstance(self.consumer, str) else None  # which compares like any text
+        if consumer == "lambda":
             low, source = 2, "ScalingConfig.MaximumConcurrency of the event source mapping"
             _whole("worker_concurrency", self.worker_concurrency, low, 1_000, source)
             if self.batch_size > 10 and self.batch_window_seconds < 1:
@@ -233,11 +244,11 @@ class Experiment:
                     f"batch_size={self.batch_size}: Lambda wants a batching window of at least 1 s for "
                     f"batches over 10; set batch_window_seconds=1 or more, or batch_size=10 or less."
                 )
-        elif self.consumer == "fleet":
+        elif consumer == "fleet":
             _whole("batch_size", self.batch_size, 1, 10, "messages that one ReceiveMessage returns")
         else:
             raise InvalidExperiment(
-                f"consumer={self.consumer!r}: the limited lane is emptied by 'lambda' (an event source "
+                f"consumer={shown(self.consumer)}: the limited lane is emptied by 'lambda' (an event source "
                 f"mapping) or 'fleet' (long-polling workers); give one of these."
             )
 
@@ -353,9 +364,13 @@ class Experiment:
     def from_dict(cls, settings: Mapping[str, Any]) -> "Experiment":
         """The Experiment that `to_dict` described. Raises InvalidExperiment, also for an unknown key."""
         known = [field.name for field in fields(cls)]
+        if not isinstance(settings, Mapping):
+            raise InvalidExperiment(f"{shown(settings)} is no setting of an Experiment; give them by name.")
         for name in settings:
             if name not in known:
-                raise InvalidExperiment(f"{name!r} is no setting of an Experiment; the settings are {known}.")
+                raise InvalidExperiment(
+                    f"{shown(name)} is no setting of an Experiment; the settings are {known}."
+                )
         if "items" not in settings:
             raise InvalidExperiment("items is missing: an Experiment needs the number of items; add it.")
         return cls(**{name: _time_from(value) for name, value in settings.items()})
@@ -380,7 +395,7 @@ def _time_from(value: Any) -> Any:
     kind = _DISTRIBUTIONS.get(str(parameters.pop("distribution", None)))
     if kind is None or set(parameters) != {field.name for field in fields(kind)}:
         raise InvalidExperiment(
-            f"{dict(value)!r} is no distribution; give one as "
+            f"{shown(dict(value))} is no distribution; give one as "
             "{'distribution': 'lognormal', 'mean': …, 'sigma': …}, "
             "{'distribution': 'exponential', 'mean': …} or {'distribution': 'empirical', 'values': […]}."
         )
@@ -396,10 +411,14 @@ def _whole(name: str, value: object, low: int, high: int, source: str) -> int:
     if isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high:
         return int(value)
     rule = f"it must be a whole number from {low:,} to {high:,} ({source})"
-    raise InvalidExperiment(f"{name}={value!r}: {rule}; give one in that range.")
+    raise InvalidExperiment(f"{name}={shown(value)}: {rule}; give one in that range.")
 
 
 def _number(name: str, value: object, rule: str, accepts: Callable[[float], bool]) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool) and accepts(float(value)):
-        return float(value)
-    raise InvalidExperiment(f"{name}={value!r}: it must be a finite number {rule}; give one in that range.")
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # a whole number beyond all floats is in no range
+            if accepts(number := float(value)):
+                return number
+    raise InvalidExperiment(
+        f"{name}={shown(value)}: it must be a finite number {rule}; give one in that range."
+    )

@@ -362,4 +362,4 @@ def _number(value: float) -> float | None:
 
 
 def _ratio(part: float, whole: float) -> float | None:
-    return float(part / whole) if math.isfinite(whole) and whole > 0 else None
+    return _number(part / whole) if math.isfinite(whole) and whole > 0 else None

@@ -68,7 +68,7 @@ NUMBERS = (
 Bound = tuple[str, str, float]
 FIELDS = [field.name for field in fields(Experiment) if field.name != "seed"]
 SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
-COMPARISON = re.compile(r"(\w+)\s*(<=|>=|==|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)")
+COMPARISON = re.compile(r"(\w+)\s*(<=|>=|==|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 
 
 def medians(rows: pd.DataFrame) -> pd.DataFrame:

@@ -26,12 +26,13 @@ def assigned(pairs: list[str] | None) -> dict[str, str]:
     return values
 
 
-def loaded(text: str) -> Any:
+def loaded(text: str | bytes) -> Any:
     """What a YAML text holds."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise LabError(f"grid: not readable ({error}); write FIELD: [V1, V2]") from error
+    except Exception as error:  # PyYAML has many for what is none, such as KeyError for !!bool x
+        told = " ".join(str(error).split())
+        raise LabError(f"grid: not readable ({told}); write FIELD: [V1, V2]") from error
 
 
 def value_lists(given: dict[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated
 
@@ -12,6 +13,9 @@ from helpers.commands.given import Assignments, assigned
 from helpers.commands.places import Place, placed
 from helpers.engines import Engine
 from helpers.errors import LabError, StackError
+
+NUMBER = re.compile("[0-9]{1,18}")
+"""What a Number of a template looks like."""
 
 
 @placed
@@ -27,7 +31,7 @@ def deploy(
     Example: ./lab deploy combined -p MaximumConcurrency=20
     """
     values: dict[str, stack.Value] = {
-        key: int(value) if value.isdigit() else value for key, value in assigned(param).items()
+        key: int(value) if NUMBER.fullmatch(value) else value for key, value in assigned(param).items()
     }
     stack.check(workflow, values)
     with place.running() as connected:

@@ -4,11 +4,12 @@ Override any with `dataclasses.replace(AWS_US_EAST_1, children_per_second=1000)`
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from helpers.errors import LabError
+from helpers.errors import LabError, shown
 
 __all__ = [
     "AWS_OTHER_REGIONS",
@@ -94,9 +95,9 @@ class Quotas:
             value = getattr(self, one.name)
             if one.name in SWITCHES:
                 if not isinstance(value, bool):
-                    raise LabError(f"{one.name}={value!r}: must be True or False; give one of them")
-            elif isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise LabError(f"{one.name}={value!r}: must be a number >= 0; give one, or math.inf")
+                    raise LabError(f"{one.name}={shown(value)}: must be True or False; give one of them")
+            elif not _is_figure(value):
+                raise LabError(f"{one.name}={shown(value)}: must be a number >= 0; give one, or math.inf")
             elif one.name in FINITE and math.isinf(value):
                 raise LabError(f"{one.name}={value!r}: must be finite; give a number")
             elif one.name in WHOLE and value % 1 > 0:
@@ -136,6 +137,8 @@ class Quotas:
     def from_dict(cls, figures: Mapping[str, Any]) -> "Quotas":
         """The Quotas that `to_dict` described. Raises LabError, also for an unknown or missing figure."""
         known = [one.name for one in fields(cls)]
+        if not isinstance(figures, Mapping):
+            raise LabError(f"{shown(figures)}: no figures of Quotas; calibrate again")
         if wrong := sorted(set(figures) ^ set(known)):
             raise LabError(
                 f"{', '.join(wrong)}: each figure of Quotas must be there, and no other; "
@@ -147,6 +150,13 @@ class Quotas:
     def _at_least(self, name: str, low: float, reason: str) -> None:
         if getattr(self, name) < low:
             raise LabError(f"{name}={getattr(self, name)!r}: must be at least {low:g}, {reason}")
+
+
+def _is_figure(value: object) -> bool:
+    """Whether it is a number >= 0, or unlimited; an integer beyond all floats is neither."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= sys.float_info.max or value == math.inf
 
 
 def sources() -> dict[str, str]:

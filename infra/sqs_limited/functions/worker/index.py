@@ -21,6 +21,8 @@ REDELIVERY_SECONDS = int(os.environ.get("REDELIVERY_SECONDS", "1"))
 # SendTask* has a bucket of 3,000 and a refill of 500/s (or 1,500 and 300): back off, do not give up.
 PATIENT = Config(retries={"mode": "standard", "max_attempts": 10})
 ALREADY_ANSWERED = {"TaskTimedOut", "TaskDoesNotExist", "InvalidToken"}
+# What a record that is no task makes of its readers; RecursionError: JSON that is nested too deep.
+NOT_A_TASK = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 step_functions = boto3.client("stepfunctions", config=PATIENT)
 sqs = boto3.client("sqs", config=PATIENT)
@@ -45,7 +47,7 @@ def do(item, attempt):
 
 def handler(event, context):
     """Return the messages that must come again, as ReportBatchItemFailures expects them."""
-    if "warm_seconds" in event:
+    if "Records" not in event:
         with contextlib.suppress(ClientError):  # the call only opens the connection that answers take
             step_functions.send_task_heartbeat(taskToken="warm")
         time.sleep(event["warm_seconds"])
@@ -62,15 +64,17 @@ def finish(record, worker, waiting):
     try:
         message = json.loads(record["body"])
         token, item = message.get("token"), message["item"]
+        if not isinstance(token, str | None):
+            raise TypeError("its token is no text")  # which botocore would refuse, and print
         about = {
             "item": item["item"],
             "attempt": int(record["attributes"]["ApproximateReceiveCount"]),
             "worker": worker,
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        enqueued = int(record["attributes"]["SentTimestamp"]) / 1000
+    except NOT_A_TASK as error:
         print(json.dumps({"not_a_task": record["messageId"], "error": repr(error)}), flush=True)
         return False  # nobody to tell: after maxReceiveCount it lies in the dead-letter queue
-    enqueued = int(record["attributes"]["SentTimestamp"]) / 1000
     start = time.time()
     print(json.dumps({"attempt_started": about | {"enqueued": enqueued, "start": start}}), flush=True)
     done = True
@@ -109,8 +113,8 @@ def accepted(call, token, answer):
 
 def hide(record):
     """Bring a failed message back after REDELIVERY_SECONDS, not after the whole visibility timeout."""
-    *_, account, name = record["eventSourceARN"].split(":")
-    with contextlib.suppress(ClientError, BotoCoreError):  # then the visibility timeout brings it back
+    with contextlib.suppress(ClientError, BotoCoreError, *NOT_A_TASK):  # then its timeout brings it back
+        *_, account, name = record["eventSourceARN"].split(":")
         url = sqs.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
         sqs.change_message_visibility(
             QueueUrl=url, ReceiptHandle=record["receiptHandle"], VisibilityTimeout=REDELIVERY_SECONDS
@@ -126,10 +130,11 @@ def heartbeats(records):
     """
     waiting = {}
     for record in records:
-        with contextlib.suppress(ValueError, AttributeError):  # not a task: `finish` says so
+        with contextlib.suppress(*NOT_A_TASK):  # `finish` says so
             message = json.loads(record["body"])
-            if message.get("token") and message.get("heartbeat_seconds"):
-                waiting[message["token"]] = message["heartbeat_seconds"]
+            token, every = message.get("token"), message.get("heartbeat_seconds")
+            if token and every and 0 < every <= threading.TIMEOUT_MAX:
+                waiting[token] = every
     if not waiting:
         yield waiting
         return

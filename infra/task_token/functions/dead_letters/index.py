@@ -29,6 +29,8 @@ def tell(record):
     try:
         message = json.loads(record["body"])
         token, item = message["token"], message["item"]
+        if not isinstance(token, str):
+            raise TypeError("its token is no text")  # which botocore would refuse, and print
         cause = f"item {item['item']}: its message was received {received} times and never done"
         outcome = "told" if failed(token, cause) else "already_answered"
     except (
