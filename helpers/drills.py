@@ -89,16 +89,19 @@ def logged(deployed: Stack, group: str) -> list[dict[str, Any]]:
 
 
 def redefine(
-    deployed: Stack, change: Callable[[dict[str, Any]], object], state: str = "WaitForAnswer"
+    deployed: Stack,
+    change: Callable[[dict[str, Any]], object],
+    state: str = "WaitForAnswer",
+    machine: str = "StateMachineArn",
 ) -> None:
-    """Update the deployed state machine with one of its states changed in place by `change`.
+    """Update a deployed state machine with one of its states changed in place by `change`.
 
-    Waits until new executions have the new definition (`settle_seconds`).
+    machine: the output that names it. Waits until new executions have the new definition (`settle_seconds`).
     """
-    step_functions, machine = deployed.engine.client("stepfunctions"), deployed.outputs["StateMachineArn"]
-    definition = json.loads(step_functions.describe_state_machine(stateMachineArn=machine)["definition"])
+    step_functions, arn = deployed.engine.client("stepfunctions"), deployed.outputs[machine]
+    definition = json.loads(step_functions.describe_state_machine(stateMachineArn=arn)["definition"])
     change(definition["States"][state])
-    step_functions.update_state_machine(stateMachineArn=machine, definition=json.dumps(definition))
+    step_functions.update_state_machine(stateMachineArn=arn, definition=json.dumps(definition))
     time.sleep(deployed.engine.settle_seconds)
 
 
