@@ -33,9 +33,7 @@ def tell(record):
             raise TypeError("its token is no text")  # which botocore would refuse, and print
         cause = f"item {item['item']}: its message was received {received} times and never done"
         outcome = "told" if failed(token, cause) else "already_answered"
-    except (
-        Exception
-    ) as error:  # not a task, throttled, cut off: the queue keeps the letter and brings it again
+    except Exception as error:  # no task, throttled, cut off: the queue keeps the letter
         print(json.dumps({"redelivery": record["messageId"], "error": repr(error)}), flush=True)
         return False
     letter = {"item": item, "received": received, "outcome": outcome}
