@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -349,6 +350,33 @@ def test_workflow_runs_what_a_user_runs() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert wanted.removeprefix(">=") == job["strategy"]["matrix"]["python"][0]
     assert 1 < len(job["strategy"]["matrix"]["python"])
+
+
+def test_workflow_may_only_read_and_runs_known_code() -> None:
+    """Every job has a token that may read and no more; every action is named by the hash of its commit."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert {"contents": "read"} == workflow["permissions"]
+    for name, job in workflow["jobs"].items():
+        assert "permissions" not in job
+        assert job["timeout-minutes"] <= 60
+        for step in job["steps"]:
+            action, _, commit = step.get("uses", "run@" + 40 * "0").partition("@")
+            assert re.fullmatch("[0-9a-f]{40}", commit), f"{name}: {action}"
+            assert "${{" not in step.get("run", "")  # what others name, such as a branch, is never a command
+
+
+def test_workflow_audits_what_is_installed() -> None:
+    """On pushes and every week, exactly the installed packages, and none is passed over."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    triggers = workflow[True]  # YAML 1.1 takes the key `on` for a truth value
+    assert {"push", "pull_request", "schedule"} == set(triggers)
+    assert all(trigger["cron"].split()[4] in "0123456" for trigger in triggers["schedule"])
+    assert "if" not in workflow["jobs"]["audit"]
+    made, listed, _, audit = [step["run"] for step in workflow["jobs"]["audit"]["steps"] if "run" in step]
+    assert made.startswith("./lab")
+    assert "--python .venv/bin/python freeze" in listed
+    assert {"--strict", "--no-deps"} <= set(audit.split())
+    assert audit.split()[-1] == listed.split()[-1]
 
 
 @pytest.mark.parametrize("name", ["lab", ".ci/run"])
