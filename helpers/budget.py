@@ -10,6 +10,7 @@ they last as long as this process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import json
@@ -24,6 +25,7 @@ from typing import Any
 
 from helpers.errors import BudgetError
 from helpers.experiment import Experiment
+from helpers.files import writing
 
 # Every function that knows prices imports `cost` itself: that reads from `live`, which reads from here.
 
@@ -60,7 +62,7 @@ def spend(what: str, usd: float, limit_usd: float | None = None, quietly: bool =
 
     limit_usd: a budget, from which all that was noted before is gone. Within one, the estimate and what is
     then left are printed on standard error, unless `quietly`. Raises BudgetError, and notes nothing, where
-    less is left.
+    less is left, and FileError where it cannot be noted.
     """
     with _ledger() as entries:
         if limit_usd is not None:
@@ -98,8 +100,10 @@ def _ledger() -> Iterator[list[dict[str, Any]]]:
             yield _process
         return
     path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b", buffering=0) as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+b", buffering=0)
+    with opened as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         text = file.read()
@@ -109,7 +113,10 @@ def _ledger() -> Iterator[list[dict[str, Any]]]:
         if new := entries[before:]:
             # One write: a crash leaves all of it or a line that does not end, which the next one ends first.
             torn = b"\n" if text and not text.endswith(b"\n") else b""
-            file.write(torn + b"".join(json.dumps(entry).encode() + b"\n" for entry in new))
+            text = torn + b"".join(json.dumps(entry).encode() + b"\n" for entry in new)
+            with writing(path):
+                if file.write(text) < len(text):  # what a full disk does with a note that does not fit
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _whole(text: bytes) -> Iterator[dict[str, Any]]:

@@ -1,18 +1,47 @@
 """Files that are there whole or not at all."""
 
+import contextlib
+import errno
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+from helpers.errors import FileError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What the system says of a full disk, a used-up quota and a file that may not grow."""
 RUNS = Path(__file__).parents[1] / "runs"
 """Where results go that are given no folder."""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write the file in one step: a reader sees the old one or the new one, and never half of it."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write the file in one step: a reader sees the old one or the new one, and never half of it.
+
+    Makes its folder. Raises FileError, and leaves the old one, where there is no room or no right.
+    """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses in the block is a FileError of this file."""
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise unwritten(path, error) from error
+
+
+def unwritten(path: Path, error: OSError) -> FileError:
+    """The error that says why a file could not be written."""
+    return FileError(
+        f"{path}: could not be written ({error.strerror or error}); make room there, or choose another "
+        "folder, and run it again"
+    )

@@ -34,8 +34,8 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers import budget
-from helpers.errors import NotebookError
-from helpers.files import write_whole
+from helpers.errors import FileError, NotebookError
+from helpers.files import NO_ROOM, unwritten, write_whole
 
 # papermill, nbformat and nbconvert take a second to import, and every kernel imports this module for
 # `reading`: so the functions that need them import them.
@@ -174,7 +174,8 @@ def execute(
     """Execute one notebook in its own folder and save it, executed, in `out_dir`.
 
     A notebook that fails is a Result with ok=False, whatever made it fail. Raises NotebookError, before
-    anything is executed, for a notebook or a parameter that the lab refuses (see `run`).
+    anything is executed, for a notebook or a parameter that the lab refuses (see `run`), and FileError where
+    there is no room for what was executed.
     """
     [values] = _accept([path], parameters)
     saved = out_dir.resolve() / path.name
@@ -187,6 +188,8 @@ def execute(
         _execute(path.resolve(), saved, values, progress, cell_timeout_seconds)
     except PapermillExecutionError as failure:
         index, error = failure.cell_index, _sentence(failure)
+    except FileError:
+        raise
     except Exception as failure:  # before the first cell: the kernel did not start
         error = f"{type(failure).__name__}: {failure}"
     return _result(saved, time.monotonic() - begun, index, error, _spent() - spent)
@@ -200,7 +203,8 @@ def run(paths: Sequence[Path], out_dir: Path, parameters: Mapping[str, Any], pro
     `lab` makes of SIGTERM, stops the kernel, keeps what there is and is raised again.
 
     Raises NotebookError, before anything is executed, for a notebook that the lab refuses, a parameter
-    that no chosen notebook has, and a value of another type than the default's.
+    that no chosen notebook has, and a value of another type than the default's, and FileError where there is
+    no room for the results.
     """
     accepted = _accept(paths, parameters)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -247,7 +251,7 @@ def report(path: Path, out_dir: Path, parameters: Mapping[str, Any], progress: b
     page, _ = HTMLExporter(exclude_input=True, exclude_output_prompt=True).from_filename(str(result.path))
     write_whole(out_dir / "report.html", page)
     for number, png in enumerate(_figures(_outputs(_cells(result.path))), 1):
-        (out_dir / f"figure-{number}.png").write_bytes(base64.b64decode(png))
+        write_whole(out_dir / f"figure-{number}.png", base64.b64decode(png))
     return result
 
 
@@ -414,6 +418,8 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
         except PapermillExecutionError:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise unwritten(saved, error) from error
             notebook = load_notebook_node(str(saved))
             index = _last_started(notebook.cells)
             if index is None:

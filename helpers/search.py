@@ -63,7 +63,7 @@ class Found:
     def save(self, folder: Path) -> Path:
         """Write recommendation.json, table.csv (a row a run) and what the prediction saves into a folder."""
         self.prediction.save(folder)
-        self.rows.to_csv(folder / "table.csv", index=False)
+        write_whole(folder / "table.csv", self.rows.to_csv(index=False))
         write_whole(folder / "recommendation.json", json.dumps(self.to_dict(), indent=1))
         return folder
 

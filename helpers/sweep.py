@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from helpers import checks, cost, metrics
 from helpers.engines.base import Engine
-from helpers.errors import BudgetError, LabError, SweepError
+from helpers.errors import BudgetError, FileError, LabError, SweepError
 from helpers.experiment import Experiment
 from helpers.files import write_whole
 from helpers.trace import Trace
@@ -101,7 +101,7 @@ def run(
 
     resume: go on with the sweep in this folder. Raises SweepError when the folder holds a sweep and `resume`
     is not given, when it holds another one, when another process works on it, or when the engine stops
-    answering or its budget does not allow the next run.
+    answering, its budget does not allow the next run, or there is no room for its trace.
     """
     folder = Path(folder)
     plan = folder / "plan.json"
@@ -127,17 +127,11 @@ def run(
         for name, experiment in _shown(to_do, progress):
             try:
                 run_next(experiment, progress=False).save(traces / f"{name}.parquet")
-            except BudgetError as error:  # says nothing about the setting
-                raise SweepError(
-                    f"{folder}: stopped before run {name} ({error}); resume the sweep"
-                ) from error
+            except (BudgetError, FileError, BotoCoreError) as error:  # says nothing about the setting
+                raise SweepError(f"{folder}: stopped at run {name} ({error}); resume the sweep") from error
             except (LabError, ClientError) as error:
                 told = {"experiment": experiment.to_dict(), "error": f"{type(error).__name__}: {error}"}
                 write_whole(traces / f"{name}.json", json.dumps(told, indent=1))
-            except BotoCoreError as error:  # says nothing about the setting
-                raise SweepError(
-                    f"{folder}: the engine stopped answering in run {name} ({error}); resume the sweep"
-                ) from error
 
 
 def missing(sweep: Sweep, folder: str | Path) -> list[tuple[str, Experiment]]:

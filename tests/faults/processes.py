@@ -141,10 +141,10 @@ NOTEBOOKS = {
 }
 
 
-def write_notebooks(place: Place) -> None:
-    """Put the notebooks where `place.lab` finds them; In [1] are their parameters, In [2] those given."""
+def write_notebooks(place: Place, notebooks: dict[str, list[str]]) -> None:
+    """Put notebooks where `place.lab` finds them; In [1] are their parameters, In [2] those given."""
     v4 = nbformat.v4
-    for name, cells in NOTEBOOKS.items():
+    for name, cells in notebooks.items():
         parameters = v4.new_code_cell('engine = "embedded"', metadata={"tags": ["parameters"]})
         made = v4.new_notebook(cells=[parameters, *map(v4.new_code_cell, cells)])
         nbformat.write(made, place.folder / f"{name}.ipynb")
@@ -163,7 +163,7 @@ def named(place: Place, error: str) -> None:
 @fault("SIGKILL to a notebook's kernel in the middle of a run, under `lab run` of two notebooks")
 def killed_kernel(place: Place) -> Damage:
     """The cell is named, what ran is kept, the next notebook runs; what had been deployed is destroyed."""
-    write_notebooks(place)
+    write_notebooks(place, NOTEBOOKS)
     process = place.lab("run", "--out", str(place.folder / "out"))
     until(lambda: counted(place.engine) >= 5, "items come back")
     os.kill(int((place.folder / "pid").read_text()), signal.SIGKILL)
@@ -177,7 +177,7 @@ def killed_kernel(place: Place) -> Damage:
 @fault("SIGTERM, by which CI cancels a job, to `lab run` while a notebook's run has items coming back")
 def terminated_notebooks(place: Place) -> Damage:
     """As after Ctrl-C: the cell is named, what ran and was back is kept, what was deployed is destroyed."""
-    write_notebooks(place)
+    write_notebooks(place, NOTEBOOKS)
     process = place.lab("run", "01", "--out", str(place.folder / "out"))
     until(lambda: counted(place.engine) >= 5, "items come back")
     back = counted(place.engine)
