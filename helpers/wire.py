@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import dataclass
+from math import inf
 from types import TracebackType
 from typing import Any, Self
 
@@ -66,7 +67,7 @@ class Fault:
                 self.service in (None, *THROTTLED),
                 f"must be one of {', '.join(THROTTLED)}",
             ),
-            ("seconds", self.seconds, self.seconds >= 0, "must be at least 0"),
+            ("seconds", self.seconds, 0 <= self.seconds < inf, "must be at least 0, and finite"),
         ):
             if not good:
                 raise EngineError(f"{name}={value!r}: {rule}")
