@@ -19,6 +19,7 @@ from aiohttp import web
 from microburst.app import make_app
 from microburst.core.pipeline import Microburst
 
+from helpers.engines import connect
 from helpers.engines.base import Engine
 from helpers.engines.local import HOST, Local
 from helpers.errors import EngineError
@@ -147,7 +148,7 @@ class Wire:
         self._thread.start()
         try:
             self.endpoint_url = self._soon(self._start())
-            self.engine = self._before.through(self.endpoint_url)
+            self.engine = connect(self._before.name, endpoint=self.endpoint_url)
             self.change(*self._faults)
         except BaseException:
             self.close()
@@ -178,7 +179,8 @@ class Wire:
         )
         site = web.TCPSite(self._runner, HOST, 0)
         await site.start()
-        return f"http://{HOST}:{self._runner.addresses[0][1]}"
+        # By name: of an address microburst would ask for seconds which of all AWS's services it belongs to.
+        return f"http://localhost:{self._runner.addresses[0][1]}"
 
     def _soon(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CHANGE_SECONDS)

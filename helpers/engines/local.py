@@ -34,6 +34,8 @@ from helpers.files import write_whole
 
 HOST = "127.0.0.1"
 REGION = "us-east-1"
+FOLDER = "concurrency-lab-"
+"""What the name of a server's folder begins with, which only its user may read (mode 0700)."""
 KEPT = Path(__file__).parents[2] / ".lab"
 """The folder in which `./lab engine start` notes the servers that it keeps running, one file an engine."""
 DUMMY = {
@@ -43,16 +45,28 @@ DUMMY = {
     "AWS_REGION": REGION,
 }
 """The only credentials that a local server, its workers and our clients ever see."""
+HANDED_ON = {
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "TERM"),
+    *("VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+}
+HANDED_ON_PREFIXES = ("LAB_", "LC_", "PYTHON")
+"""The environment variables that a local server, its workers and a fleet inherit."""
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "LOCALSTACK_HOST")
 """Where a user may name an endpoint, the first before the second; localstack-client reads both."""
 GONE_SECONDS = 2.0
 """How long an engine must refuse every connection until it counts as gone."""
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens URLs of this machine, for which no proxy that the environment names is asked."""
 TIED = str(Path(__file__).with_name("tied.py"))
 
 
 def without_credentials() -> dict[str, str]:
-    """This process's environment with the user's AWS settings replaced by dummy ones."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | DUMMY
+    """What of this process's environment is known to be no secret, with dummy credentials.
+
+    So no key, token or password is handed on, whatever its variable is called; nor is a proxy's address, as
+    nothing that the lab starts has to call another machine.
+    """
+    return {k: v for k, v in os.environ.items() if k in HANDED_ON or k.startswith(HANDED_ON_PREFIXES)} | DUMMY
 
 
 def named_endpoint() -> str | None:
@@ -63,7 +77,7 @@ def named_endpoint() -> str | None:
 def answer(url: str) -> bytes | None:
     """What is answered with status 200 at this URL, or None."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answered:
+        with DIRECT.open(url, timeout=5) as answered:
             return bytes(answered.read()) if answered.status == 200 else None
     except (urllib.error.URLError, OSError, ValueError):
         return None
@@ -131,7 +145,7 @@ class Server:
                 ) from error
             port = probe.getsockname()[1]
         command = cls.command() + ([] if keep else [TIED]) + [cls.program]
-        directory = tempfile.mkdtemp(prefix="concurrency-lab-")
+        directory = tempfile.mkdtemp(prefix=FOLDER)
         log = Path(directory) / "engine.log"
         told = {"LAB_ENGINE_DIR": directory, "TMPDIR": directory} | cls.environment(port, directory)
         with log.open("wb") as output:
@@ -189,6 +203,7 @@ class Server:
         """The server that `./lab engine start` keeps, or None; a note whose process is gone is removed."""
         try:
             server = cls(**json.loads(cls.note().read_text()))
+            server._check()
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
@@ -200,6 +215,13 @@ class Server:
             server.stop()
             return None
         return server
+
+    def _check(self) -> None:
+        """Raise ValueError for what `start` never made: what a note names is killed, and its folder removed."""
+        numbers = all(type(number) is int and number > 0 for number in (self.pid, self.port))
+        folder = Path(self.directory)
+        if not numbers or not folder.is_absolute() or not folder.name.startswith(FOLDER) or ".." in folder.parts:
+            raise ValueError("it names no process and folder of an engine")
 
     @classmethod
     def keep(cls, port: int = 0) -> Self:
@@ -252,18 +274,8 @@ class Local(Engine):
     paced = False
 
     def __init__(self, endpoint: str | None = None) -> None:
-        self._open(self._find(endpoint))
-
-    @classmethod
-    def through(cls, proxy_url: str) -> Self:
-        """This engine as a proxy before it gives it, which is not asked whether it answers."""
-        engine = cls.__new__(cls)
-        engine._open(proxy_url)
-        return engine
-
-    def _open(self, endpoint_url: str) -> None:
         super().__init__()
-        self.endpoint_url = endpoint_url
+        self.endpoint_url = self._find(endpoint)
         self._refused_since: float | None = None
         self._session = Session(
             aws_access_key_id=DUMMY["AWS_ACCESS_KEY_ID"],
@@ -303,7 +315,7 @@ class Local(Engine):
         raise NotImplementedError
 
     def _new_client(self, service: str) -> Any:
-        client = self._session.client(service, config=CLIENT_CONFIG)
+        client = self._session.client(service, config=CLIENT_CONFIG.merge(Config(proxies={})))
         client.meta.events.register_first("needs-retry", self._is_there)
         return client
 
