@@ -1,7 +1,7 @@
 """What happened: one Trace for each run, whichever engine it ran on."""
 
-import os
-import uuid
+import io
+import zlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from helpers.errors import LabError, TraceError
+from helpers.errors import LabError, TraceError, shown
 from helpers.experiment import Experiment
+from helpers.files import write_whole
 
 __all__ = ["ATTEMPT_OUTCOMES", "ITEM_TIMES", "LANES", "OUTCOMES", "Trace"]
 
@@ -23,6 +24,7 @@ ITEM_TIMES = ["arrival", "enqueued", "service_start", "service_end", "returned"]
 """The times of an item, in the order in which they happen."""
 
 FORMAT = 2
+_SEAL = b"trace-crc32:"
 _COLUMNS: dict[str, dict[str, str | tuple[str, ...]]] = {
     "items": {
         "item": "int64",
@@ -64,7 +66,8 @@ class Trace:
         outcome ("succeeded", "failed", "timed_out" or "dead_lettered").
     attempts: one row an attempt.
         item, attempt (from 1), worker, start, end (NaN if lost), outcome ("succeeded", "failed",
-        "late" for an answer that was refused because the task had ended, or "lost").
+        "late" for an answer that was refused because the task had ended or done again, or "lost": killed in
+        the middle, or on its way to the worker, and then without a start).
     samples: the depth of the queue as SQS reports it, in messages: time, visible, in_flight. May be empty.
     metrics: what AWS itself measured; empty elsewhere. time, metric, resource (the stack's output that it is
         of, empty for the whole account), value, unit. Of CloudWatch's metrics the time is the beginning of a
@@ -91,17 +94,24 @@ class Trace:
     def __post_init__(self) -> None:
         for name in _COLUMNS:
             object.__setattr__(self, name, _normalised(name, getattr(self, name)))
+        for name, is_one, kind in (
+            ("experiment", isinstance(self.experiment, Experiment), "an Experiment"),
+            ("engine", isinstance(self.engine, str), "the engine's name"),
+            ("versions", _are_texts(self.versions), "a dict of names and versions"),
+        ):
+            if not is_one:
+                raise TraceError(f"{name}={shown(getattr(self, name))}: it must be {kind}; give that.")
         try:
             offset = datetime.fromisoformat(self.started).utcoffset()
         except (TypeError, ValueError):
             offset = None
         if offset != timedelta(0):
             raise TraceError(
-                f"started={self.started!r}: it must be a UTC time in ISO 8601; end it with +00:00."
+                f"started={shown(self.started)}: it must be a UTC time in ISO 8601; end it with +00:00."
             )
-        if not 0 <= self.clock_seconds < np.inf:
+        if not isinstance(self.clock_seconds, int | float) or not 0 <= self.clock_seconds < np.inf:
             raise TraceError(
-                f"clock_seconds={self.clock_seconds!r}: it must be finite and >= 0; give seconds."
+                f"clock_seconds={shown(self.clock_seconds)}: it must be finite and >= 0; give seconds."
             )
 
     def rows(self, item: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -119,11 +129,14 @@ class Trace:
         return np.asarray(lanes[self.rows(self.attempts["item"])] == LANES.index(lane))
 
     def save(self, path: str | Path) -> Path:
-        """Write the trace as one Parquet file and return its path; a file is there whole or not at all.
+        """Write the trace as one Parquet file and return its path.
+
+        A file is there whole or not at all; raises FileError where it cannot be written.
 
         The file is one flat table that any Parquet reader can query: the rows of items, attempts,
         samples and metrics one after another, told apart by the column `record`, null in the columns that a
         record lacks. What is not a table is in `DataFrame.attrs`, which pandas keeps in the file's metadata.
+        A checksum of the whole file, which other readers pass over, tells `load` of any damage.
         """
         path = Path(path)
         tables = [getattr(self, name) for name in _COLUMNS]
@@ -145,22 +158,18 @@ class Trace:
             "versions": self.versions,
             "clock_seconds": self.clock_seconds,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            whole.to_parquet(partial, index=False, write_page_checksum=True)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, _sealed(whole.to_parquet(None, index=False, write_page_checksum=True)))
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":
         """The trace that `save` wrote. Raises TraceError that names the file and what is wrong with it."""
         try:
-            with open(path, "rb") as file:  # given a path, pandas would also read columns from "item=3/"
-                whole = pd.read_parquet(file, page_checksum_verification=True)
-        except (OSError, ValueError) as error:
+            content = Path(path).read_bytes()
+            _check_seal(content)
+            # Given a path, pandas would also read columns from "item=3/".
+            whole = pd.read_parquet(io.BytesIO(content), page_checksum_verification=True)
+        except Exception as error:  # what a damaged file makes of its readers is nowhere listed
             raise TraceError(f"{path}: cannot be read as Parquet ({error}); record the run again.") from error
         about: dict[str, Any] = {str(key): value for key, value in whole.attrs.items()}
         version = about.pop("format", None)
@@ -176,12 +185,40 @@ class Trace:
             tables = [name for name in _COLUMNS if (version, name) != (1, "metrics")]
             about.update({name: whole[whole["record"] == name] for name in tables})
             return cls(**about)
-        except (LabError, KeyError, TypeError) as error:
+        except (LabError, KeyError, TypeError, AttributeError) as error:
             raise TraceError(f"{path}: does not hold a whole trace ({error}); record it again.") from error
+
+
+def _sealed(content: bytes) -> bytes:
+    """A Parquet file with its checksum in front of its footer, between the parts that readers look at.
+
+    Parquet has checksums of pages, but none of the footer, which holds all that is not in the tables.
+    """
+    footer = _footer(content)
+    return content[:footer] + _SEAL + zlib.crc32(content).to_bytes(4, "little") + content[footer:]
+
+
+def _check_seal(content: bytes) -> None:
+    """Raise ValueError for a file that is not as it was sealed; one without a seal is let pass."""
+    footer = _footer(content)
+    seal = footer - len(_SEAL) - 4
+    if content[seal : footer - 4] == _SEAL:
+        checksum = zlib.crc32(memoryview(content)[footer:], zlib.crc32(memoryview(content)[:seal]))
+        if content[footer - 4 : footer] != checksum.to_bytes(4, "little"):
+            raise ValueError("its checksum is not that of its content")
+
+
+def _footer(content: bytes) -> int:
+    """Where a Parquet file's footer begins: its length comes after it, before the last four bytes."""
+    return len(content) - 8 - int.from_bytes(content[-8:-4], "little")
 
 
 def _normalised(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     wanted = _COLUMNS[name]
+    if not isinstance(frame, pd.DataFrame):
+        raise TraceError(f"{name}={shown(frame)}: it must be a pandas.DataFrame; give one.")
+    if twice := [column for column in wanted if list(frame).count(column) > 1]:
+        raise TraceError(f"{name} has {twice} twice: a column is there once; leave one of them out.")
     missing = [column for column in wanted if column not in frame.columns]
     if missing:
         raise TraceError(f"{name} lacks {missing}: it needs {list(wanted)}; add what is missing.")
@@ -192,10 +229,16 @@ def _normalised(name: str, frame: pd.DataFrame) -> pd.DataFrame:
             continue
         try:
             table[column] = _cast(table[column], kind)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             rule = kind if isinstance(kind, str) else f"one of {kind}"
             raise TraceError(f"{name}.{column} must be {rule} in every row ({error}); correct it.") from error
     return table
+
+
+def _are_texts(versions: object) -> bool:
+    return isinstance(versions, dict) and all(
+        isinstance(text, str) for text in (*versions, *versions.values())
+    )
 
 
 def _are(kind: str | tuple[str, ...], values: "pd.Series[Any]") -> bool:
