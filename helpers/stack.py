@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, WaiterError
 
 from helpers import budget
 from helpers.engines.base import Engine
@@ -298,38 +298,58 @@ def deploy(engine: Engine, workflow: str, values: Mapping[str, Value] | None = N
 def destroy(engine: Engine, name: str) -> None:
     """Stop the stack's executions, empty its buckets, delete it and wait until it is gone.
 
-    A stack that does not exist counts as destroyed. Raises StackError when something is left, or the engine
-    does not answer. An interruption goes on, and says first what may be left.
+    A stack that does not exist counts as destroyed, as does what is no more of one that does. Tries again
+    where CloudFormation fails. Raises StackError when something is left, or the engine does not answer. An
+    interruption goes on, and says first what may be left.
     """
-    cloudformation = engine.client("cloudformation")
     again = f"run `./lab destroy {name} {engine.flags()}` again, or delete it in the CloudFormation console"
     try:
         try:
-            _wait_out_update(engine, name)
-            resources = [
-                resource
-                for page in cloudformation.get_paginator("list_stack_resources").paginate(StackName=name)
-                for resource in page["StackResourceSummaries"]
-            ]
-        except ClientError as error:
-            if "does not exist" in str(error):
-                return
-            raise
-        for resource in resources:
-            if "PhysicalResourceId" not in resource:  # it could not be made
-                continue
-            if resource["ResourceType"] == "AWS::StepFunctions::StateMachine":
-                _stop_executions(engine, resource["PhysicalResourceId"])
-            if resource["ResourceType"] == "AWS::S3::Bucket":
-                _empty(engine, resource["PhysicalResourceId"])
-        cloudformation.delete_stack(StackName=name)
-        _wait(engine, "stack_delete_complete", name)
+            _delete(engine, name)
+        except WaiterError as error:
+            if "DELETE_FAILED" not in str(error):
+                raise
+            _delete(engine, name)  # what was stopped may have written into a bucket that was empty already
     except (ClientError, BotoCoreError) as error:
         reason = _why_failed(engine, name) or error
         raise StackError(f"stack {name}: could not be destroyed ({reason}); {again}") from error
     except BaseException:
         print(f"stack {name}: may not be destroyed yet; {again}", file=sys.stderr)
         raise
+
+
+def _delete(engine: Engine, name: str) -> None:
+    """Destroy the stack in one try."""
+    cloudformation = engine.client("cloudformation")
+    try:
+        _wait_out_update(engine, name)
+        resources = [
+            resource
+            for page in cloudformation.get_paginator("list_stack_resources").paginate(StackName=name)
+            for resource in page["StackResourceSummaries"]
+        ]
+    except ClientError as error:
+        if "does not exist" in str(error):
+            return
+        raise
+    for resource in resources:
+        if "PhysicalResourceId" not in resource:  # it could not be made
+            continue
+        try:
+            if resource["ResourceType"] == "AWS::StepFunctions::StateMachine":
+                _stop_executions(engine, resource["PhysicalResourceId"])
+            if resource["ResourceType"] == "AWS::S3::Bucket":
+                _empty(engine, resource["PhysicalResourceId"])
+        except ClientError as error:
+            if not _says_gone(error):  # by hand, or by an earlier try
+                raise
+    cloudformation.delete_stack(StackName=name)
+    _wait(engine, "stack_delete_complete", name)
+
+
+def _says_gone(error: Exception) -> bool:
+    """Whether this is a refusal since something does not exist."""
+    return isinstance(error, ClientError) and bool(GONE.search(error.response["Error"].get("Code", "")))
 
 
 def _give_up(engine: Engine, name: str) -> bool:
@@ -412,8 +432,7 @@ def remove(engine: Engine, arn: str) -> None:
             case _:
                 raise StackError(f"{arn}: is of no kind that the lab's templates make; delete it by hand")
     except (ClientError, BotoCoreError) as error:
-        code = error.response["Error"].get("Code", "") if isinstance(error, ClientError) else ""
-        if not GONE.search(code):
+        if not _says_gone(error):
             raise StackError(f"{arn}: could not be deleted ({error}); delete it by hand") from error
 
 

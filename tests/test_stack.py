@@ -114,18 +114,6 @@ def test_destroying_twice_is_no_error(engine):
     assert deployed.name not in stack.deployed(engine)
 
 
-def test_a_deployment_that_fails_is_removed(engine, monkeypatch):
-    """When CloudFormation refuses, the error gives its reason and nothing is left."""
-    before = everything(engine)
-    broken = stack.template("combined")
-    broken["Resources"]["Queue"]["Properties"]["VisibilityTimeout"] = 999_999
-    broken["Resources"]["Nonsense"] = {"Type": "AWS::SQS::Nonsense"}
-    monkeypatch.setattr(stack, "template", lambda workflow, **_: broken)
-    with pytest.raises(StackError, match="has been removed"):
-        stack.deploy(engine, "combined")
-    assert everything(engine) == before
-
-
 def test_an_interrupted_deployment_is_removed(engine, monkeypatch):
     """Ctrl-C while a stack comes up takes it down again."""
     before = everything(engine)

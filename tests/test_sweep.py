@@ -1,13 +1,6 @@
 """A sweep: every run once, whatever happens in between, and read back as it was."""
 
 import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -16,7 +9,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from synthetic import make_trace
 
-from helpers import stack, sweep, tune
+from helpers import sweep, tune
 from helpers.errors import InvalidExperiment, StackError, SweepError
 from helpers.experiment import Experiment
 from helpers.sweep import Sweep, grid, table
@@ -165,19 +158,6 @@ def test_a_folder_holds_one_sweep(tmp_path):
         table(tmp_path / "elsewhere")
 
 
-def test_two_sweeps_in_one_folder_are_refused(tmp_path):
-    """While one works on a folder another is told so."""
-
-    class Second(Schedule):
-        def run(self, experiment, progress=True):
-            with pytest.raises(SweepError, match="another sweep runs there"):
-                sweep.run(Schedule(), Sweep(SETTINGS, 1), tmp_path, resume=True, progress=False)
-            return super().run(experiment)
-
-    sweep.run(Second(), Sweep(SETTINGS[:1], 1), tmp_path, progress=False)
-    assert len(table(tmp_path)) == 1
-
-
 def test_a_broken_law_is_named_in_the_table(tmp_path):
     """A trace that breaks a law stays, and its row says which."""
     sweep.run(Schedule(), Sweep(SETTINGS[:1], 1), tmp_path, progress=False)
@@ -185,42 +165,6 @@ def test_a_broken_law_is_named_in_the_table(tmp_path):
     trace = sweep.Trace.load(path)
     replace(trace, items=trace.items.iloc[:-1]).save(path)
     assert "conservation" in table(tmp_path)["law"].iloc[0]
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from helpers import Experiment, connect, sweep
-base = Experiment(12, siphon_share=0.5, worker_concurrency=2, limited_seconds=0.05)
-settings = sweep.grid(base, {"worker_concurrency": [2, 4], "map_concurrency": [4, 8, 12]})
-with connect("embedded") as engine:
-    sweep.run(engine, sweep.Sweep(settings, 2), sys.argv[1], resume=True, progress=False)
-"""
-
-
-def test_a_killed_sweep_loses_and_repeats_nothing(engine, tmp_path):
-    """kill -9 in the middle, then resume: each run once, those from before untouched."""
-    environment = os.environ | {"AWS_ENDPOINT_URL": engine.endpoint_url}
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)]
-    first = subprocess.Popen(command, env=environment)
-    give_up = time.monotonic() + 120
-    while len(list((tmp_path / "traces").glob("s*"))) < 4:
-        assert time.monotonic() < give_up
-        assert first.poll() is None
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "traces").glob("s*")}
-    assert 4 <= len(before) < 12
-    for name in stack.deployed(engine):  # a killed process cannot take its stack down
-        stack.destroy(engine, name)
-    subprocess.run(command, env=environment, check=True, timeout=120)
-    rows = table(tmp_path)
-    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "traces").glob("s*")}
-    assert rows.groupby(["setting", "repetition"]).size().tolist() == [1] * 12
-    assert before == {name: after[name] for name in before}
-    assert rows["law"].isna().all()
-    assert json.loads((tmp_path / "plan.json").read_text())["repetitions"] == 2
 
 
 def test_two_sweeps_run_at_once(engine, tmp_path):

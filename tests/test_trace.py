@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import experiments, make_trace
 
-from helpers.errors import TraceError
+from helpers.errors import FileError, TraceError
 from helpers.experiment import Experiment, exponential
 from helpers.trace import ATTEMPT_OUTCOMES, LANES, OUTCOMES, Trace
 
@@ -341,7 +341,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(FileError, match=r"trace\.parquet: could not be written \(no space left"):
         dataclasses.replace(small_trace(), engine="aws").save(path)
     assert before == path.read_bytes()
     assert [path] == list(tmp_path.iterdir())
