@@ -16,7 +16,6 @@ from cfnlint.data import AdditionalSpecs
 from cfnlint.helpers import load_resource
 from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 from test_infra import of_type
-from test_stack import resources
 
 from helpers import Experiment, checks, drills, live, notebooks, stack
 from helpers.drills import depth, logged, until
@@ -24,6 +23,7 @@ from helpers.engines import Engine, connect
 from helpers.engines.embedded import EnforcingServer
 from helpers.errors import StackError
 from tests import iam
+from tests.faults.trial import everything
 
 POLICY_LIMIT = 6_144
 """Characters of a managed policy, white space not counted (IAM quotas, 2026-11-24)."""
@@ -211,11 +211,11 @@ def test_a_run_needs_no_more(operator, consumer):
 def test_a_run_that_is_refused_leaves_nothing(server, operator, root, tmp_path, monkeypatch, action):
     """A run ends with an error that names the action, and what was deployed for it is gone."""
     monkeypatch.setattr(live, "RUNS", tmp_path)
-    before = resources(root)
+    before = everything(root)
     with iam.lacking(server, action), pytest.raises((ClientError, StackError)) as raised:
         operator.run(experiment(), progress=False)
     assert action == refused(raised.value)
-    assert before == resources(root)
+    assert before == everything(root)
 
 
 @pytest.mark.parametrize(
@@ -302,8 +302,8 @@ def test_the_walkthrough_needs_no_more(operator, root, tmp_path, monkeypatch):
     """Notebooks run as the operator, with the policy as it is; what they deployed is gone."""
     for name, value in operator.shared().items():
         monkeypatch.setenv(name, value)
-    before = resources(root)
+    before = everything(root)
     chosen = [path for path in notebooks.discover() if path.stem[:2] in ("03", "04")]
     results = notebooks.run(chosen, tmp_path, {"engine": "embedded", "scale": "quick"}, progress=False)
     assert [(result.name, result.cell, result.error) for result in results if not result.ok] == []
-    assert before == resources(root)
+    assert before == everything(root)

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 from botocore.exceptions import ClientError
-from test_stack import resources
 
 from helpers import live, metrics, stack
+from tests.faults.trial import everything
 
 PATIENCE_SECONDS = 60
 
@@ -75,11 +75,11 @@ def items(number, task_seconds=0.05):
 @contextlib.contextmanager
 def deploy(engine, workflow, values=None):
     """A stack that, destroyed, has left nothing: no queue, function, bucket, role, log, state machine."""
-    before = resources(engine)
+    before = everything(engine)
     with stack.deploy(engine, workflow, values) as deployed:
-        assert len(resources(engine) - before) > 5
+        assert len(everything(engine) - before) > 5
         yield deployed
-    assert resources(engine) == before
+    assert everything(engine) == before
 
 
 @pytest.mark.parametrize("workflow", ["sqs_limited", "task_token", "combined"])
