@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from helpers import drills, stack
+from helpers import stack
 from helpers.drills import attempts, both, depth, logged, outcome, recode, redefine, redrive, until
 from helpers.errors import StackError
 
@@ -102,8 +102,3 @@ def test_an_attempt_that_was_killed_is_lost(engine):
         until(lambda: depth(short, "DeadLetterQueueUrl"), "the dead letter")
         (tried,) = attempts(short, 1, lost=1).to_dict("records")
     assert (tried["outcome"], tried["end"] != tried["end"]) == ("lost", True)
-
-
-def test_all_that_is_public_is_in_the_module():
-    """Each name of `__all__` is there and says what it does."""
-    assert [name for name in drills.__all__ if not getattr(drills, name).__doc__] == []
