@@ -393,3 +393,36 @@ def test_an_account_has_a_concurrency_limit_and_sigterm_leaves_no_worker(monkeyp
         assert not psutil.wait_procs([server, *workers, *children], timeout=60)[1]
     assert limit == 2
     assert refused.value.response["Reason"] == "ConcurrentInvocationLimitExceeded"
+
+
+ANSWERS = """
+import json
+def handler(event, context):
+    print("called", flush=True)
+    return json.loads('''ANSWER''')
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        ({"batchItemFailures": [{"itemIdentifier": ""}]}, 1),
+        ({"batchItemFailures": [{"itemIdentifier": None}]}, 1),
+        ({"batchItemFailures": [{"itemIdentifier": "unknown"}]}, 1),
+        ({"batchItemFailures": [{"ItemIdentifier": "misspelt"}]}, 1),
+        ({"batchItemFailures": "text"}, 1),
+        ({"batchItemFailures": []}, 0),
+        ({"batchItemFailures": None}, 0),
+        ({"BatchItemFailures": [{"itemIdentifier": "unheard"}]}, 0),
+        (None, 0),
+    ],
+    ids=str,
+)
+def test_an_answer_that_names_no_message_fails_its_batch(engine, answer, left):
+    """A message stays after an identifier that is not its own, and is deleted where none failed."""
+    name = function(engine, ANSWERS.replace("ANSWER", json.dumps(answer)))
+    url, arn = queue(engine, VisibilityTimeout=3600)
+    send(engine, url, 1)
+    mapping(engine, name, arn, FunctionResponseTypes=["ReportBatchItemFailures"])
+    eventually(lambda: any("called" in line for line in log_lines(engine, name)))
+    eventually(lambda: count(engine, url) == 0 and count(engine, url, "NotVisible") == left)

@@ -113,6 +113,41 @@ class ThrottledBatches:
         return corrected
 
 
+class PartialAnswers:
+    """A batch's answer that names no message of it, or none at all, fails the whole batch."""
+
+    def __init__(self) -> None:
+        self.batch: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
+            "batch", default=frozenset()
+        )
+        """The messages of the running batch, where its function may report failures."""
+
+    def of_mapping(self, run: Step) -> Step:
+        """Know the batch whose answer comes next."""
+
+        def corrected(mapping: Any, function: Any, event: Any, batch: Any, *queue: str) -> Any:
+            reports = "ReportBatchItemFailures" in mapping.get("FunctionResponseTypes", [])
+            self.batch.set(frozenset(message["id"] for message in batch) if reports else frozenset())
+            return run(mapping, function, event, batch, *queue)
+
+        return corrected
+
+    def whole(self, execute: Step) -> Step:
+        """In place of an answer that Lambda cannot read: all messages of the batch."""
+
+        def corrected(function: dict[str, Any], event: Any, request_id: str) -> Any:
+            answer = execute(function, event, request_id)
+            batch, body = self.batch.get(), answer.get("body")
+            if batch and not answer.get("error") and isinstance(body, dict):
+                named = body.get("batchItemFailures") or []
+                if not all(isinstance(one, dict) and one.get("itemIdentifier") in batch for one in named):
+                    named = [{"itemIdentifier": one} for one in batch]
+                answer["body"] = {"batchItemFailures": named}
+            return answer
+
+        return corrected
+
+
 class BatchingWindow:
     """A mapping gathers messages until it has BatchSize or MaximumBatchingWindowInSeconds are over."""
 
@@ -300,8 +335,9 @@ def correct() -> None:
     function["create"] = reserved_by_template(lambda_svc, function["create"])
     function["update"] = reserved_by_template(lambda_svc, function["update"])
     function["delete"] = workers_end_with_their_function(lambda_svc, function["delete"])
+    partial = PartialAnswers()
     lambda_svc._execute_function_warm = deleted_functions_do_not_run(
-        lambda_svc, errors_named_by_class(lambda_svc._execute_function_warm)
+        lambda_svc, partial.whole(errors_named_by_class(lambda_svc._execute_function_warm))
     )
     sfn._call_lambda = throttles_by_name(sfn._ExecutionError, sfn._call_lambda)
 
@@ -310,7 +346,7 @@ def correct() -> None:
     mapping["create"] = refused.by_template(mapping["create"])
     lambda_svc._create_esm = refused.by_call(lambda_svc._create_esm)
     throttled = ThrottledBatches()
-    lambda_svc._run_sqs_batch = throttled.of_mapping(lambda_svc._run_sqs_batch)
+    lambda_svc._run_sqs_batch = throttled.of_mapping(partial.of_mapping(lambda_svc._run_sqs_batch))
     lambda_svc._acquire_execution_slot = throttled.wait(lambda_svc._acquire_execution_slot)
     window = BatchingWindow(lambda_svc._esm_wake)
     lambda_svc._sqs_esm_concurrency = window.of_mapping(
