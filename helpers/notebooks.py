@@ -180,6 +180,7 @@ def execute(
     [values] = _accept([path], parameters)
     saved = out_dir.resolve() / path.name
     saved.parent.mkdir(parents=True, exist_ok=True)
+    saved.unlink(missing_ok=True)  # where it is a link, what it leads to is not ours to write
     from papermill.exceptions import PapermillExecutionError
 
     begun, spent = time.monotonic(), _spent()
@@ -282,7 +283,8 @@ def _typed(name: str, given: Any, default: str) -> Any:
         model = None  # computed, so of any type, as it is where the default is None
     value = given
     if isinstance(given, str) and not isinstance(model, str):
-        with contextlib.suppress(ValueError, TypeError, SyntaxError):  # else it is text, refused or not below
+        # Else it is text, refused or not below.
+        with contextlib.suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             value = ast.literal_eval(given)
     wanted = type(model)
     fits = type(value) is wanted or (wanted is float and type(value) is int)

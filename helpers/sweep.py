@@ -152,7 +152,8 @@ def table(folder: str | Path) -> pd.DataFrame:
     `metrics.summary` (without its lanes), `usd` (what the run would cost on AWS, see `cost.of`), `binds` and
     `binding_share` (what held it back most, and for which share of the makespan, see `metrics.saturation`),
     `law` (that the trace broke) and `error` (why there is no trace), both missing where all is well. Raises
-    SweepError for a folder without a sweep, and TraceError for a damaged trace.
+    SweepError for a folder without a sweep or with a file that no sweep wrote, and TraceError for a damaged
+    trace.
     """
     folder = Path(folder)
     if not (folder / "plan.json").exists():
@@ -162,11 +163,19 @@ def table(folder: str | Path) -> pd.DataFrame:
         setting, repetition = (int(part[1:]) for part in path.stem.split("-"))
         about = {"run": path.stem, "setting": setting, "repetition": repetition}
         if path.suffix == ".json":
-            told = json.loads(path.read_text())
-            rows.append(about | told["experiment"] | {"law": None, "error": told["error"]})
+            rows.append(about | _failed(path))
         else:
             rows.append(about | read(Trace.load(path)))
     return as_table(rows)
+
+
+def _failed(path: Path) -> dict[str, Any]:
+    """What is told of a run that failed; its settings are valid ones, whoever wrote the file."""
+    try:
+        told = json.loads(path.read_text())
+        return Experiment.from_dict(told["experiment"]).to_dict() | {"law": None, "error": str(told["error"])}
+    except (ValueError, LookupError, TypeError, LabError) as error:
+        raise SweepError(f"{path}: not written by a sweep ({error}); remove it and resume") from error
 
 
 def run_name(setting: int, repetition: int) -> str:

@@ -156,7 +156,7 @@ def test_a_kept_engine_is_found_used_and_stopped():
 
 def test_a_stale_note_is_cleared():
     """A note whose process is gone, or belongs to another program, counts as no engine."""
-    note = {"pid": os.getpid(), "port": 1, "directory": "/nonexistent"}
+    note = {"pid": os.getpid(), "port": 1, "directory": "/nonexistent/concurrency-lab-x"}
     embedded.Server.note().write_text(json.dumps(note))
     assert embedded.Server.kept() is None
     assert not embedded.Server.note().exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import urllib.error
-import urllib.request
 
 from helpers.engines import local
 from helpers.errors import EngineError
@@ -19,7 +18,7 @@ class Endpoint(local.Local):
     def answers_at(cls, endpoint_url: str) -> bool:
         """Whether anything answers in HTTP, with whatever status."""
         try:
-            urllib.request.urlopen(endpoint_url, timeout=5).close()
+            local.DIRECT.open(endpoint_url, timeout=5).close()
         except urllib.error.HTTPError:
             return True
         except (urllib.error.URLError, OSError, ValueError):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import psutil
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, EndpointConnectionError
 from localstack_client.config import get_service_endpoint
 from localstack_client.session import Session
@@ -217,10 +218,15 @@ class Server:
         return server
 
     def _check(self) -> None:
-        """Raise ValueError for what `start` never made: what a note names is killed, and its folder removed."""
+        """Raise ValueError for what `start` never made: what a note names is killed and removed."""
         numbers = all(type(number) is int and number > 0 for number in (self.pid, self.port))
         folder = Path(self.directory)
-        if not numbers or not folder.is_absolute() or not folder.name.startswith(FOLDER) or ".." in folder.parts:
+        if (
+            not numbers
+            or not folder.is_absolute()
+            or not folder.name.startswith(FOLDER)
+            or ".." in folder.parts
+        ):
             raise ValueError("it names no process and folder of an engine")
 
     @classmethod
