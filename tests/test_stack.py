@@ -114,22 +114,6 @@ def test_destroying_twice_is_no_error(engine):
     assert deployed.name not in stack.deployed(engine)
 
 
-def test_an_interrupted_deployment_is_removed(engine, monkeypatch):
-    """Ctrl-C while a stack comes up takes it down again."""
-    before = everything(engine)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    wait = stack._wait
-    monkeypatch.setattr(
-        stack, "_wait", lambda e, waiter, name: (interrupt if "create" in waiter else wait)(e, waiter, name)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        stack.deploy(engine, "combined")
-    assert everything(engine) == before
-
-
 def test_an_update_changes_what_it_says_and_nothing_else(engine):
     """The new parameters are in force; the stack, its queue and the message in it are the old ones."""
     with stack.deploy(engine, "combined", {"Consumer": "fleet"}) as old:

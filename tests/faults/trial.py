@@ -236,15 +236,21 @@ def failed(process: subprocess.Popen[str]) -> str:
     return output + errors
 
 
-def counted(engine: Engine) -> int:
-    """How many items the Map Runs of running executions count as succeeded."""
-    sfn, count = engine.client("stepfunctions"), 0
+def counts(engine: Engine) -> list[int]:
+    """How many items the Map Run of each running execution counts as succeeded."""
+    sfn, found = engine.client("stepfunctions"), []
     for machine in sfn.list_state_machines()["stateMachines"]:
         arn = machine["stateMachineArn"]
         for execution in sfn.list_executions(stateMachineArn=arn, statusFilter="RUNNING")["executions"]:
             for run in sfn.list_map_runs(executionArn=execution["executionArn"])["mapRuns"]:
-                count += sfn.describe_map_run(mapRunArn=run["mapRunArn"])["itemCounts"]["succeeded"]
-    return count
+                described = sfn.describe_map_run(mapRunArn=run["mapRunArn"])
+                found.append(int(described["itemCounts"]["succeeded"]))
+    return found
+
+
+def counted(engine: Engine) -> int:
+    """How many items the Map Runs of all running executions count as succeeded."""
+    return sum(counts(engine))
 
 
 def afterwards(engine: Engine) -> Damage:

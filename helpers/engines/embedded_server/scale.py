@@ -13,6 +13,7 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -67,7 +68,11 @@ class ForkedWorker:
 
 
 def run_worker(script: str, directory: str, environment: dict[str, str], streams: list[Connection]) -> None:
-    """What a new Python does with this script, in the process that was forked for it."""
+    """What a new Python does with this script, in the process that was forked for it.
+
+    Without the server it ends at once: its task would go on, and answer nobody for minutes.
+    """
+    threading.Thread(target=end_with_server, daemon=True).start()
     for number, stream in enumerate(streams):
         os.dup2(stream.fileno(), number)
         stream.close()
@@ -79,6 +84,14 @@ def run_worker(script: str, directory: str, environment: dict[str, str], streams
     sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace")
     runpy.run_path(script, run_name="__main__")
+
+
+def end_with_server() -> None:
+    """Wait until the server has ended, then end this process."""
+    server = multiprocessing.parent_process()
+    assert server
+    server.join()
+    os._exit(1)
 
 
 def forked(popen: Any) -> Step:
