@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, WaiterError
 from tqdm import tqdm
 
 from helpers import checks, cost, metrics
@@ -127,11 +127,19 @@ def run(
         for name, experiment in _shown(to_do, progress):
             try:
                 run_next(experiment, progress=False).save(traces / f"{name}.parquet")
-            except (BudgetError, FileError, BotoCoreError) as error:  # says nothing about the setting
-                raise SweepError(f"{folder}: stopped at run {name} ({error}); resume the sweep") from error
-            except (LabError, ClientError) as error:
+            except (LabError, BotoCoreError, ClientError) as error:
+                if not _of_the_setting(error):
+                    raise SweepError(
+                        f"{folder}: stopped at run {name} ({error}); resume the sweep"
+                    ) from error
                 told = {"experiment": experiment.to_dict(), "error": f"{type(error).__name__}: {error}"}
                 write_whole(traces / f"{name}.json", json.dumps(told, indent=1))
+
+
+def _of_the_setting(error: Exception) -> bool:
+    """Whether it is the setting that failed, and not the engine, the budget or the disk."""
+    reason = error.__cause__ or error
+    return isinstance(reason, WaiterError) or not isinstance(reason, BudgetError | FileError | BotoCoreError)
 
 
 def missing(sweep: Sweep, folder: str | Path) -> list[tuple[str, Experiment]]:

@@ -74,6 +74,7 @@ def killed_lambda_workers(place: Place) -> Damage:
     ended(process)
     trace = Trace.load(file)
     checks.verify(trace)
+    assert set(trace.items["outcome"]) == {"succeeded"}
     assert "lost" in set(trace.attempts["outcome"])
     return damage(trace)
 

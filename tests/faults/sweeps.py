@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from helpers import Trace, checks
+from helpers.engines.embedded import Server
 from helpers.sweep import Sweep, grid
 from tests.faults.trial import SMALL, Damage, Place, damage, ended, failed, fault, until
 
@@ -14,6 +15,50 @@ from helpers import sweep
 from helpers.sweep import Sweep
 sweep.run(engine, {WHOLE!r}, live.RUNS, resume=True, progress=False)
 """
+
+DEATH = """
+import os, signal
+from helpers import stack
+traces, update = live.RUNS / "traces", stack.Stack.update
+
+def update_once(its, values):
+    if len(list(traces.glob("s*"))) == 2:
+        os.kill({pid}, signal.SIGKILL)
+    return update(its, values)
+
+stack.Stack.update = update_once
+"""
+
+
+def whole(place: Place) -> Damage:
+    """The damage to a sweep that has ended; each of its traces must be of its own run, and obey all laws."""
+    traces = place.folder / "traces"
+    found = Damage(0)
+    for name, experiment in WHOLE.runs():
+        trace = Trace.load(traces / f"{name}.parquet")
+        assert trace.experiment == experiment
+        checks.verify(trace)
+        found += damage(trace)
+    return found
+
+
+@fault("SIGKILL to the engine after two of a sweep's six runs, when the stack is made ready for the third")
+def killed_engine_under_a_sweep(place: Place) -> Damage:
+    """The third is not taken for a run that failed; on another engine the sweep goes on where it was."""
+    traces = place.folder / "traces"
+    server = Server.start()
+    try:
+        told = failed(place.start(DEATH.format(pid=server.pid) + SWEEP, AWS_ENDPOINT_URL=server.endpoint_url))
+    finally:
+        server.stop()
+    assert "stopped at run s002-r00" in told, told
+    assert "engine has ended" in told
+    assert "resume the sweep" in told
+    before = {path.name: path.read_bytes() for path in traces.iterdir()}
+    assert sorted(before) == ["s000-r00.parquet", "s001-r00.parquet"]
+    ended(place.start(SWEEP))
+    assert {name: (traces / name).read_bytes() for name in before} == before
+    return whole(place)
 
 
 @fault("a second sweep in the folder of one that runs, then SIGKILL to the first one")
@@ -30,10 +75,4 @@ def killed_sweep(place: Place) -> Damage:
     ended(place.lab("destroy", "--all"))
     ended(place.start(SWEEP))
     assert {name: (traces / name).read_bytes() for name in before} == before
-    found = Damage(0)
-    for name, experiment in WHOLE.runs():
-        trace = Trace.load(traces / f"{name}.parquet")
-        assert trace.experiment == experiment
-        checks.verify(trace)
-        found += damage(trace)
-    return found
+    return whole(place)

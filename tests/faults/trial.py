@@ -159,7 +159,10 @@ def attempt(tried: Fault, engine: Engine, folder: Path) -> Damage:
 
 @contextlib.contextmanager
 def _marked(temporary: Path) -> Iterator[str]:
-    """Let processes that are started carry a mark, and put temporary files into this folder."""
+    """Let processes that are started carry a mark, and put temporary files into this folder.
+
+    What of them still runs at the end, is killed: a try that fails harms no other.
+    """
     mark, old, environment = uuid.uuid4().hex, tempfile.tempdir, dict(os.environ)
     tempfile.tempdir = str(temporary)
     os.environ |= {MARK: mark, "TMPDIR": str(temporary)}
@@ -169,22 +172,26 @@ def _marked(temporary: Path) -> Iterator[str]:
         tempfile.tempdir = old
         os.environ.clear()
         os.environ |= environment
+        for process in _running(mark):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def _running(mark: str) -> list[psutil.Process]:
+    """The processes with the mark."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
 
 
 def _remaining(mark: str) -> list[psutil.Process]:
     """The processes with the mark that do not end by themselves in ENDS_SECONDS."""
-
-    def marked() -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-                if alive and process.environ().get(MARK) == mark:
-                    found.append(process)
-        return found
-
     give_up = time.monotonic() + ENDS_SECONDS
-    while (found := marked()) and time.monotonic() < give_up:
+    while (found := _running(mark)) and time.monotonic() < give_up:
         time.sleep(0.1)
     return found
 
