@@ -273,9 +273,48 @@ def update_map_run(update: Callable[..., Any]) -> Callable[..., Any]:
     return corrected
 
 
+def forget(sfn: Any, machine: str) -> None:
+    """Drop what has ended of a state machine's executions, children and Map Runs, histories included."""
+    for records in (sfn._executions, sfn._map_runs):
+        for arn, record in list(records.items()):
+            of = record.get("_stateMachineArn") or record["stateMachineArn"]
+            if (of == machine or of.startswith(f"{machine}/")) and record["status"] != "RUNNING":
+                records.pop(arn, None)
+
+
+def executions_go_with_their_machine(sfn: Any, delete: Callable[..., Any]) -> Callable[..., Any]:
+    """A state machine that CloudFormation deletes takes with it what its executions and their children told.
+
+    ministack keeps that for ever, but for the executions themselves where DeleteStateMachine is called. How
+    long it is told of on AWS, nobody documents.
+    """
+
+    def corrected(machine: str, properties: dict[str, Any]) -> None:
+        delete(machine, properties)
+        forget(sfn, machine)
+
+    return corrected
+
+
+def children_go_with_their_machine(sfn: Any, delete: Callable[..., Any]) -> Callable[..., Any]:
+    """So does one that is deleted by DeleteStateMachine."""
+
+    def corrected(data: dict[str, Any]) -> Any:
+        answer = delete(data)
+        forget(sfn, data.get("stateMachineArn", ""))
+        return answer
+
+    return corrected
+
+
 def correct() -> None:
     """Put these corrections in place in ministack."""
     from ministack.services import stepfunctions as sfn
+    from ministack.services.cloudformation import provisioners
+
+    machine = provisioners._RESOURCE_HANDLERS["AWS::StepFunctions::StateMachine"]
+    machine["delete"] = executions_go_with_their_machine(sfn, machine["delete"])
+    sfn._delete_state_machine = children_go_with_their_machine(sfn, sfn._delete_state_machine)
 
     sfn._run_distributed_map = run_distributed_map(sfn)
     sfn._update_map_run = update_map_run(sfn._update_map_run)

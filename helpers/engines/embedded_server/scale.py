@@ -238,12 +238,29 @@ def unwatched(sfn: Any, lambda_svc: Any, invoke: Step) -> Step:
     return corrected
 
 
+def closed_with_their_client(server: Any) -> None:
+    """A connection whose client has gone is closed; hypercorn first waits 75 s for another request of his."""
+    read, idle = server._read_data, server._idle_timeout
+
+    async def read_to_the_end(self: Any) -> None:
+        await read(self)
+        await self.idle_task.stop()
+
+    async def wait_for_more(self: Any) -> None:
+        if not self.reader.at_eof():
+            await idle(self)
+
+    server._read_data, server._idle_timeout = read_to_the_end, wait_for_more
+
+
 def correct() -> None:
     """Put these corrections in place in ministack."""
+    from hypercorn.asyncio import tcp_server
     from ministack.core import lambda_runtime
     from ministack.services import lambda_svc, sqs
     from ministack.services import stepfunctions as sfn
 
+    closed_with_their_client(tcp_server.TCPServer)
     lambda_runtime.subprocess = SimpleNamespace(
         **vars(subprocess) | {"Popen": forked(lambda_runtime.subprocess.Popen)}
     )

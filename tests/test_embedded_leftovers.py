@@ -1,0 +1,101 @@
+"""What has ended on the embedded engine leaves nothing behind in it."""
+
+import json
+import socket
+import time
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from botocore.exceptions import ClientError
+
+from helpers import live, stack
+from helpers.experiment import Experiment
+
+PATIENCE_SECONDS = 30
+"""Less than the 75 s for which hypercorn keeps a connection."""
+ROLE = "arn:aws:iam::000000000000:role/any"
+FEW = Experiment(4, siphon_share=0.0, direct_seconds=0.01)
+WAITS = {"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 600, "End": True}}}
+
+
+def told(engine, arn: str) -> str:
+    """The status that is told of an execution or a Map Run, or the error that it does not exist."""
+    client = engine.client("stepfunctions")
+    try:
+        if ":mapRun:" in arn:
+            return client.describe_map_run(mapRunArn=arn)["status"]
+        client.get_execution_history(executionArn=arn)
+        return client.describe_execution(executionArn=arn)["status"]
+    except ClientError as error:
+        return error.response["Error"]["Code"]
+
+
+def run(deployed) -> list[str]:
+    """A run of the stack: the ARNs of its execution, Map Run and children."""
+    live.run(deployed, FEW, progress=False)
+    client = deployed.engine.client("stepfunctions")
+    machine = deployed.outputs["StateMachineArn"]
+    [execution] = client.list_executions(stateMachineArn=machine)["executions"]
+    [map_run] = client.list_map_runs(executionArn=execution["executionArn"])["mapRuns"]
+    children = client.list_executions(mapRunArn=map_run["mapRunArn"])["executions"]
+    assert len(children) == FEW.items
+    return [execution["executionArn"], map_run["mapRunArn"], *(child["executionArn"] for child in children)]
+
+
+@pytest.mark.parametrize("by", ["CloudFormation", "DeleteStateMachine"])
+def test_executions_go_with_their_state_machine(engine, by):
+    """What ended of it is told of no more, children and Map Runs included; another machine's are."""
+    values = stack.parameters(FEW)
+    with stack.deploy(engine, "combined", values) as other, stack.deploy(engine, "combined", values) as gone:
+        stays, goes = run(other), run(gone)
+        assert {"SUCCEEDED"} == {told(engine, arn) for arn in stays + goes}
+        if by == "CloudFormation":
+            gone.destroy()
+        else:
+            client = engine.client("stepfunctions")
+            client.delete_state_machine(stateMachineArn=gone.outputs["StateMachineArn"])
+        assert {"ExecutionDoesNotExist", "ResourceNotFound"} == {told(engine, arn) for arn in goes}
+        assert {"SUCCEEDED"} == {told(engine, arn) for arn in stays}
+
+
+def test_an_execution_that_runs_outlives_its_deleted_stack(engine):
+    """It is told of as long as it runs: only what has ended goes."""
+    cloudformation, client = engine.client("cloudformation"), engine.client("stepfunctions")
+    properties = {"DefinitionString": json.dumps(WAITS), "RoleArn": ROLE}
+    machine = {"Type": "AWS::StepFunctions::StateMachine", "Properties": properties}
+    body = {"Resources": {"Machine": machine}, "Outputs": {"Arn": {"Value": {"Ref": "Machine"}}}}
+    cloudformation.create_stack(StackName="outlived", TemplateBody=json.dumps(body))
+    waiter = {"WaiterConfig": {"Delay": 0.1, "MaxAttempts": 100}, "StackName": "outlived"}
+    cloudformation.get_waiter("stack_create_complete").wait(**waiter)
+    [described] = cloudformation.describe_stacks(StackName="outlived")["Stacks"]
+    arn = client.start_execution(stateMachineArn=described["Outputs"][0]["OutputValue"])["executionArn"]
+    cloudformation.delete_stack(StackName="outlived")
+    cloudformation.get_waiter("stack_delete_complete").wait(**waiter)
+    assert told(engine, arn) == "RUNNING"
+    client.stop_execution(executionArn=arn)
+    assert told(engine, arn) == "ABORTED"
+
+
+@pytest.mark.parametrize(
+    "asks", ["GET /_ministack/health", "GET /?Action=ReceiveMessage&WaitTimeSeconds=1&QueueUrl=URL"]
+)
+def test_a_connection_ends_with_its_client(engine, asks):
+    """Also in the middle of a long poll: a killed worker's connections do not add up."""
+    at = urlsplit(engine.endpoint_url)
+    queue = engine.client("sqs").create_queue(QueueName="left")["QueueUrl"]
+    server = psutil.Process(engine._own.pid)
+    with socket.create_connection((at.hostname, at.port)) as client:
+        ours = client.getsockname()[1]
+        client.sendall(f"GET {asks.replace('URL', queue)} HTTP/1.1\r\nHost: {at.netloc}\r\n\r\n".encode())
+        if "health" in asks:
+            assert b"200" in client.recv(1000)
+
+    def open_still() -> bool:
+        return any(c.raddr and c.raddr.port == ours for c in server.net_connections("inet"))
+
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while open_still():
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    engine.client("sqs").delete_queue(QueueUrl=queue)
