@@ -20,7 +20,7 @@ from helpers.errors import StackError
 from helpers.fleet import Fleet
 from helpers.stack import Stack, template
 
-__all__ = ["attempts", "both", "depth", "logged", "outcome", "recode", "redefine", "redrive", "until"]
+__all__ = ["attempts", "both", "logged", "outcome", "recode", "redefine", "redrive", "until"]
 
 PATIENCE_SECONDS = 120
 """How long something that must happen may take."""
@@ -60,11 +60,6 @@ def outcome(deployed: Stack, arn: str) -> dict[str, Any]:
     return output
 
 
-def depth(deployed: Stack, queue: str = "QueueUrl") -> int:
-    """How many messages the queue (the output that names it) holds, in flight and delayed ones included."""
-    return live._left(deployed, queue)
-
-
 def attempts(deployed: Stack, count: int, lost: int = 0, fleet: Fleet | None = None) -> pd.DataFrame:
     """The attempts of the stack's workers, one row each, in the order in which they started.
 
@@ -77,14 +72,14 @@ def attempts(deployed: Stack, count: int, lost: int = 0, fleet: Fleet | None = N
         return len(found) >= count and sum(one["outcome"] != "lost" for one in found.values()) >= count - lost
 
     every = deployed.engine.clock_seconds  # all since the epoch: the stack is younger
-    found = live._attempts(deployed, every, complete, fleet)
+    found = live.attempts_since(deployed, every, complete, fleet)
     columns = ["item", "attempt", "worker", "enqueued", "start", "end", "outcome"]
     return pd.DataFrame(found.values(), columns=columns).sort_values(["start", "item"], ignore_index=True)
 
 
 def logged(deployed: Stack, group: str) -> list[dict[str, Any]]:
     """The lines of JSON in a log group (the output that names it), in their order."""
-    lines = live._log_lines(deployed, deployed.outputs[group], 0)
+    lines = live.log_lines(deployed, deployed.outputs[group], 0)
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
@@ -141,7 +136,7 @@ def redrive(deployed: Stack) -> None:
             for message in messages:
                 sqs.send_message(QueueUrl=deployed.outputs["QueueUrl"], MessageBody=message["Body"])
                 sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
-    until(lambda: not depth(deployed, "DeadLetterQueueUrl"), "the dead-letter queue is empty")
+    until(lambda: not live.depth(deployed, "DeadLetterQueueUrl"), "the dead-letter queue is empty")
 
 
 def _packed(code: str) -> bytes:

@@ -171,20 +171,20 @@ def _as_new(stack: Stack, last: Trace) -> bool:
     if any(used.get(lane, 0) > stack.warmed.get(name, (0, 0.0))[0] for lane, name in FUNCTIONS.items()):
         return False
     give_up = time.monotonic() + EMPTIES_SECONDS
-    while _left(stack, "QueueUrl"):
+    while depth(stack):
         if time.monotonic() > give_up:
             return False
         time.sleep(stack.engine.poll_seconds)
-    return not _left(stack, "DeadLetterQueueUrl")
+    return not depth(stack, "DeadLetterQueueUrl")
 
 
-def _left(stack: Stack, queue: str) -> int:
+def depth(stack: Stack, queue: str = "QueueUrl") -> int:
     """How many messages the queue (the output that names it) holds, in flight and delayed ones included."""
     names = [f"ApproximateNumberOfMessages{what}" for what in ("", "NotVisible", "Delayed")]
-    depth = stack.engine.client("sqs").get_queue_attributes(
+    told = stack.engine.client("sqs").get_queue_attributes(
         QueueUrl=stack.outputs[queue], AttributeNames=names
     )
-    return sum(int(depth["Attributes"][name]) for name in names)
+    return sum(int(told["Attributes"][name]) for name in names)
 
 
 def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
@@ -250,7 +250,7 @@ def _drain(stack: Stack, items: int, progress: bool, fleet: Fleet | None = None)
     empty_since = None
     with tqdm(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
         while empty_since is None or time.monotonic() - empty_since < EMPTY_SECONDS:
-            left = _left(stack, "QueueUrl")
+            left = depth(stack)
             bar.update(max(0, items - left) - bar.n)
             if fleet:
                 fleet.check()
@@ -367,8 +367,8 @@ def _sampled_queue(stack: Stack) -> Iterator[list[dict[str, float]]]:
         while not ended.is_set():
             with contextlib.suppress(ClientError, BotoCoreError):  # a missed sample is not worth a run
                 asked = time.time()
-                depth = sqs.get_queue_attributes(QueueUrl=stack.outputs["QueueUrl"], AttributeNames=names)
-                visible, in_flight = (int(depth["Attributes"][name]) for name in names)
+                told = sqs.get_queue_attributes(QueueUrl=stack.outputs["QueueUrl"], AttributeNames=names)
+                visible, in_flight = (int(told["Attributes"][name]) for name in names)
                 at = (asked + time.time()) / 2
                 samples.append({"time": at, "visible": visible, "in_flight": in_flight})
             ended.wait(SAMPLE_SECONDS)
@@ -551,7 +551,7 @@ def _burst_trace(
             dead.update(_dead_letters(stack))
         return len(ended | dead) == experiment.items
 
-    attempts = _once(_attempts(stack, since, complete, fleet, patience).values())
+    attempts = _once(attempts_since(stack, since, complete, fleet, patience).values())
     first = {a["item"]: a for a in reversed(attempts) if a["outcome"] == "succeeded"}
     last = _last(attempts)
     rows = [
@@ -588,7 +588,7 @@ def _trace(
         return all(key in attempts and attempts[key]["outcome"] != "lost" for key in answered)
 
     began = execution["startDate"].timestamp()
-    attempts = _attempts(stack, began, complete, fleet, patience)
+    attempts = attempts_since(stack, began, complete, fleet, patience)
     for key, answer in answered.items():
         # The answer tells as much as the log, and more where its worker never heard that it was taken.
         times = {"start": answer["service_start"], "end": answer["service_end"]}
@@ -611,15 +611,15 @@ def _as_trace(
     items = pd.DataFrame(rows, columns=["item", "lane", *ITEM_TIMES, "attempts", "outcome"])
     columns = ["item", "attempt", "worker", "start", "end", "outcome"]
     tries = pd.DataFrame(attempts + _missed(attempts), columns=columns)
-    depth = pd.DataFrame(samples, columns=["time", "visible", "in_flight"])
-    for table, times in ((items, ITEM_TIMES), (tries, ["start", "end"]), (depth, ["time"])):
+    sampled = pd.DataFrame(samples, columns=["time", "visible", "in_flight"])
+    for table, times in ((items, ITEM_TIMES), (tries, ["start", "end"]), (sampled, ["time"])):
         table[times] = table[times].astype(float) - began
     return Trace(
         experiment=experiment,
         engine=stack.engine.name,
         items=items,
         attempts=tries.sort_values(["start", "item"], ignore_index=True),
-        samples=depth,
+        samples=sampled,
         started=datetime.fromtimestamp(began, UTC).isoformat(),
         versions=stack.engine.versions(),
         clock_seconds=stack.engine.clock_seconds,
@@ -695,7 +695,7 @@ def _last(attempts: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     return {attempt["item"]: attempt for attempt in sorted(attempts, key=lambda a: (a["item"], a["start"]))}
 
 
-def _attempts(
+def attempts_since(
     stack: Stack,
     since: float,
     complete: Callable[[Attempts], bool],
@@ -710,7 +710,7 @@ def _attempts(
     groups = [stack.outputs[name] for name in ("ProcessLogGroup", "WorkerLogGroup") if name in stack.outputs]
     give_up = time.monotonic() + (stack.engine.log_seconds if patience is None else patience)
     while True:
-        lines = [line for group in groups for line in _log_lines(stack, group, since)]
+        lines = [line for group in groups for line in log_lines(stack, group, since)]
         parsed = parse_log(lines + (fleet.lines if fleet else []))
         attempts = {key: attempt for key, attempt in parsed.items() if attempt["start"] >= since}
         if complete(attempts) or time.monotonic() > give_up:
@@ -739,7 +739,8 @@ def parse_log(lines: Iterable[str]) -> Attempts:
     return attempts
 
 
-def _log_lines(stack: Stack, group: str, since: float) -> Iterator[str]:
+def log_lines(stack: Stack, group: str, since: float) -> Iterator[str]:
+    """What has been logged in a log group (its name) since then (epoch s), line by line."""
     pages = stack.engine.client("logs").get_paginator("filter_log_events")
     pages = pages.paginate(logGroupName=group, startTime=int(since * 1000))
     for page in pages:

@@ -142,7 +142,9 @@ class Wire:
             f"AWS_ENDPOINT_URL_{service}": self.endpoint_url for service in ("SFN", "SQS", "S3")
         }
         functions.update_function_configuration(FunctionName=name, Environment={"Variables": variables})
-        functions.get_waiter("function_updated_v2").wait(FunctionName=name)
+        functions.get_waiter("function_updated_v2").wait(
+            FunctionName=name, WaiterConfig={"Delay": stack.engine.poll_seconds}
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()

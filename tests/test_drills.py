@@ -6,8 +6,9 @@ import threading
 import pytest
 
 from helpers import stack
-from helpers.drills import attempts, both, depth, logged, outcome, recode, redefine, redrive, until
+from helpers.drills import attempts, both, logged, outcome, recode, redefine, redrive, until
 from helpers.errors import StackError
+from helpers.live import depth
 
 SLEEP = '    time.sleep(item["task_seconds"])\n'
 """A line that is once in the worker's code."""

@@ -187,12 +187,12 @@ def test_runs_on_one_stack_are_traces_of_their_own(engine):
 
 def test_an_answer_stands_for_a_log_that_lacks_its_last_line(engine, monkeypatch):
     """An attempt whose answer counted succeeded, whether or not its end was logged."""
-    read = live._log_lines
+    read = live.log_lines
 
     def without_ends(*about):
         return (line for line in read(*about) if not line.startswith('{"attempt_ended"'))
 
-    monkeypatch.setattr(live, "_log_lines", without_ends)
+    monkeypatch.setattr(live, "log_lines", without_ends)
     experiment = Experiment(6, siphon_share=0, direct_seconds=0.02)
     with stack.deploy(engine, "distributed_map") as deployed:
         trace = live.run(deployed, experiment, "InlineArn", progress=False)

@@ -53,7 +53,7 @@ STAGES = {
     "deploying": ('held(stack, "_wait", lambda *given: "create" in given[1])', None),
     "warming": ('held(live, "_warm")', None),
     "running": ('held(live, "wait")', 0),
-    "reading": ('held(live, "_attempts")', 20),
+    "reading": ('held(live, "attempts_since")', 20),
     "destroying": ('held(stack, "_stop_executions")', 20),
 }
 """How a run is held in each of its stages, and how many items the file has that it leaves then, at least."""
