@@ -113,9 +113,10 @@ def _ledger() -> Iterator[list[dict[str, Any]]]:
         if new := entries[before:]:
             # One write: a crash leaves all of it or a line that does not end, which the next one ends first.
             torn = b"\n" if text and not text.endswith(b"\n") else b""
-            text = torn + b"".join(json.dumps(entry).encode() + b"\n" for entry in new)
+            line = torn + b"".join(json.dumps(entry).encode() + b"\n" for entry in new)
             with writing(path):
-                if file.write(text) < len(text):  # what a full disk does with a note that does not fit
+                if file.write(line) < len(line):  # as much of it as a full disk had room for
+                    file.truncate(len(text))
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
