@@ -2,7 +2,10 @@
 
 import json
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
@@ -10,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from helpers import live, stack
+from helpers.engines import embedded
 from helpers.experiment import Experiment
 
 PATIENCE_SECONDS = 30
@@ -78,7 +82,7 @@ def test_an_execution_that_runs_outlives_its_deleted_stack(engine):
 
 
 @pytest.mark.parametrize(
-    "asks", ["GET /_ministack/health", "GET /?Action=ReceiveMessage&WaitTimeSeconds=1&QueueUrl=URL"]
+    "asks", ["/_ministack/health", "/?Action=ReceiveMessage&WaitTimeSeconds=1&QueueUrl=URL"]
 )
 def test_a_connection_ends_with_its_client(engine, asks):
     """Also in the middle of a long poll: a killed worker's connections do not add up."""
@@ -99,3 +103,26 @@ def test_a_connection_ends_with_its_client(engine, asks):
         assert time.monotonic() < give_up
         time.sleep(0.1)
     engine.client("sqs").delete_queue(QueueUrl=queue)
+
+
+def test_a_clock_that_is_called_off_holds_nothing():
+    """What waits for a timeout that will not come is let go when its task has ended, not minutes later."""
+    program = """
+import gc, sys, time, weakref
+sys.path.insert(0, sys.argv[1])
+import clocks
+class Held: pass
+gone = []
+for _ in range(1_000):
+    held = Held()
+    gone.append(weakref.ref(held))
+    clocks.after(600, print, held)()
+del held
+give_up = time.monotonic() + 30
+while any(one() for one in gone) and time.monotonic() < give_up:
+    time.sleep(0.01)
+print(sum(one() is not None for one in gone))
+"""
+    folder = str(Path(embedded.__file__).with_name("embedded_server"))
+    ran = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.split() == ["0"], ran.stderr

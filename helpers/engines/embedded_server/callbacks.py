@@ -43,6 +43,8 @@ class Callbacks:
         self.answering = threading.Lock()
         self.known: dict[str, None] = {}
         """The last tokens, in the order in which their tasks began."""
+        self.heartbeats: dict[str, Callable[[], None]] = {}
+        """What calls off the next look at when a task was heard of, by token."""
         self.unfetched: dict[str, Callable[[str | None], None]] = {}
         """What to do when a worker fetches the task, by token."""
 
@@ -64,7 +66,7 @@ class Callbacks:
             if len(self.known) > KNOWN_TOKENS:
                 self.known.pop(next(iter(self.known)), None)
             if seconds := state.get("HeartbeatSeconds"):
-                clocks.after(seconds, self._listen, token, seconds, time.monotonic())
+                self.heartbeats[token] = clocks.after(seconds, self._listen, token, seconds, time.monotonic())
             try:
                 return wait(resource, data, token, state)
             finally:
@@ -72,6 +74,9 @@ class Callbacks:
                 self.running.ctx["Task"] = {"Token": self.sfn.new_uuid()}
                 with self.answering:
                     self.sfn._task_tokens.pop(token, None)
+                    call_off = self.heartbeats.pop(token, None)
+                if call_off:
+                    call_off()
                 self.unfetched.pop(token, None)
 
         return corrected
@@ -129,7 +134,7 @@ class Callbacks:
         if seconds := state.get("TimeoutSeconds"):
             clocks.after(seconds, self._fail, token, "States.Timeout", f"No answer within {seconds} seconds")
         if seconds := state.get("HeartbeatSeconds"):
-            clocks.after(seconds, self._listen, token, seconds, time.monotonic())
+            self.heartbeats[token] = clocks.after(seconds, self._listen, token, seconds, time.monotonic())
 
     def handler_error(self, call: Step) -> Step:
         """The error of a function that is called with a task token fails the task."""
@@ -147,12 +152,14 @@ class Callbacks:
 
     def _listen(self, token: str, seconds: float, heard: float) -> None:
         """End the task when nothing was heard of it for so many seconds; until then, look again in time."""
-        if task := self.sfn._task_tokens.get(token):
+        with self.answering:
+            if (task := self.sfn._task_tokens.get(token)) is None:
+                return
             silent = time.monotonic() - task.get("heard", heard)
             if silent < seconds:
-                clocks.after(seconds - silent, self._listen, token, seconds, heard)
-            else:
-                self._fail(token, "States.HeartbeatTimeout", f"No heartbeat within {seconds} seconds")
+                self.heartbeats[token] = clocks.after(seconds - silent, self._listen, token, seconds, heard)
+                return
+        self._fail(token, "States.HeartbeatTimeout", f"No heartbeat within {seconds} seconds")
 
     def _fail(self, token: str, error: str, cause: str) -> None:
         with self.answering:

@@ -9,6 +9,15 @@ _loop = asyncio.new_event_loop()
 threading.Thread(target=_loop.run_forever, daemon=True, name="clocks").start()
 
 
-def after(seconds: float, call: Callable[..., Any], *given: Any) -> None:
-    """Call it once so many seconds have passed, with the caller's context variables. It must not block."""
-    _loop.call_soon_threadsafe(_loop.call_later, seconds, call, *given)
+def after(seconds: float, call: Callable[..., Any], *given: Any) -> Callable[[], None]:
+    """Call it once so many seconds have passed, with the caller's context variables. It must not block.
+
+    Returns what calls it off: until then, all that it was given stays in memory.
+    """
+    clock: list[asyncio.TimerHandle] = []
+    _loop.call_soon_threadsafe(lambda: clock.append(_loop.call_later(seconds, call, *given)))
+
+    def call_off() -> None:
+        _loop.call_soon_threadsafe(lambda: clock[0].cancel())
+
+    return call_off

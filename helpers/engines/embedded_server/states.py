@@ -1,5 +1,6 @@
 """States in general, and what they call."""
 
+import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -47,9 +48,10 @@ def timeout_of_execution(sfn: Any, run: Step) -> Step:
     def corrected(arn: str) -> None:
         execution = sfn._executions[arn]
         machine = sfn._state_machines.get(execution["stateMachineArn"], {"definition": "{}"})
-        if seconds := json.loads(machine["definition"]).get("TimeoutSeconds"):
-            clocks.after(seconds, expire, execution)
-        run(arn)
+        with contextlib.ExitStack() as at_the_end:
+            if seconds := json.loads(machine["definition"]).get("TimeoutSeconds"):
+                at_the_end.callback(clocks.after(seconds, expire, execution))
+            run(arn)
 
     return corrected
 
