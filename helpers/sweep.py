@@ -138,8 +138,9 @@ def run(
 
 def _of_the_setting(error: Exception) -> bool:
     """Whether it is the setting that failed, and not the engine, the budget or the disk."""
-    reason = error.__cause__ or error
-    return isinstance(reason, WaiterError) or not isinstance(reason, BudgetError | FileError | BotoCoreError)
+    others = BudgetError | FileError | BotoCoreError
+    reasons = [reason for reason in (error, error.__cause__) if isinstance(reason, others)]
+    return not reasons or isinstance(reasons[0], WaiterError)
 
 
 def missing(sweep: Sweep, folder: str | Path) -> list[tuple[str, Experiment]]:

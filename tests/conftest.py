@@ -6,6 +6,8 @@ import pytest
 
 from helpers.engines import Engine, connect, local
 
+pytest.register_assert_rewrite("tests.faults")  # so that what was expected and what was there is told
+
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:

@@ -39,7 +39,8 @@ def killed_engine(place: Place) -> Damage:
     server = Server.start()
     try:
         where = {"AWS_ENDPOINT_URL": server.endpoint_url}
-        runs = {"fleet": replace(FLEET, siphon_share=1), "lambda": replace(FEW, siphon_share=1)}
+        few = replace(FEW, items=400, siphon_share=1)
+        runs = {"fleet": replace(few, consumer="fleet"), "lambda": few}
         processes = [place.start(RUN.format(few), name, **where) for name, few in runs.items()]
         with connect("embedded", endpoint=server.endpoint_url) as its:
             until(lambda: len(counts(its)) == 2 and min(counts(its)) >= 5, "items of both come back")

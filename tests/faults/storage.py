@@ -8,7 +8,7 @@ from dataclasses import replace
 from helpers import Trace
 from helpers.sweep import Sweep, grid
 from tests.faults.processes import write_notebooks
-from tests.faults.trial import SMALL, Damage, Place, damage, ended, fault
+from tests.faults.trial import SMALL, Damage, Place, damage, ended, failed, fault
 
 FULL = """
 import contextlib, resource
@@ -76,10 +76,7 @@ def save_while_there_is_room(trace, path):
         return save(trace, path)
 
 Trace.save = save_while_there_is_room
-try:
-    sweep.run(engine, {whole!r}, live.RUNS / "sweep", resume=True, progress=False)
-except LabError as error:
-    print(error)
+sweep.run(engine, {whole!r}, live.RUNS / "sweep", resume=True, progress=False)
 """
 
 
@@ -87,12 +84,11 @@ except LabError as error:
 def full_disk_under_a_sweep(place: Place) -> Damage:
     """The sweep stops and says so, its first runs stay as they were; resumed with room, each run is there."""
     whole = Sweep(grid(SMALL, {"worker_concurrency": [2, 3]}), 2)
-    script = FULL + "from helpers.errors import LabError" + SWEEP
-    told, _ = (first := place.start(script.format(room=2000, whole=whole))).communicate()
-    assert first.returncode == 0
-    assert "stopped at run s000-r01" in told
-    assert "make room there" in told
+    script = FULL + SWEEP
+    told = failed(place.start(script.format(room=2000, whole=whole)))
     traces = place.folder / "sweep" / "traces"
+    assert "stopped at run s000-r01" in told, (told, [path.name for path in traces.iterdir()])
+    assert "make room there" in told
     before = {path.name: path.read_bytes() for path in traces.iterdir()}
     assert len(before) == 2
     ended(place.start(script.format(room="resource.RLIM_INFINITY", whole=whole)))

@@ -19,14 +19,16 @@ sweep.run(engine, {WHOLE!r}, live.RUNS, resume=True, progress=False)
 DEATH = """
 import os, signal
 from helpers import stack
-traces, update = live.RUNS / "traces", stack.Stack.update
+traces = live.RUNS / "traces"
 
-def update_once(its, values):
-    if len(list(traces.glob("s*"))) == 2:
-        os.kill({pid}, signal.SIGKILL)
-    return update(its, values)
+def deadly(make_ready):
+    def make_ready_after_its_death(*given):
+        if len(list(traces.glob("s*"))) == 2:
+            os.kill({pid}, signal.SIGKILL)
+        return make_ready(*given)
+    return make_ready_after_its_death
 
-stack.Stack.update = update_once
+stack.Stack.update, live.deploy = deadly(stack.Stack.update), deadly(live.deploy)
 """
 
 
