@@ -6,8 +6,9 @@ this process and of the engine with all below it, what the engine keeps of execu
 
 Flat means: after WARM_UP runs, the Theil-Sen slope (the median of the slopes of all pairs, so that one odd
 run does not count) is below LIMITS. Memory: 1 MB a run is 1 kB an item, a tenth of what an item's history
-alone takes, so nothing of an item can have stayed; and a million items a day would add less than 1 GB.
-Everything else is counted: less than one in ten runs. Prints a table and the verdict; exit 1 unless all holds.
+takes, so no item can have stayed. What stays are records that AWS keeps, too: of deleted stacks, with their
+templates, and CloudWatch's metrics. All else is counted: less than one in ten runs. Prints a table and the
+verdict; exit 1 unless all holds.
 --runs N: another number of runs.
 """
 

@@ -240,17 +240,13 @@ def unwatched(sfn: Any, lambda_svc: Any, invoke: Step) -> Step:
 
 def closed_with_their_client(server: Any) -> None:
     """A connection whose client has gone is closed; hypercorn first waits 75 s for another request of his."""
-    read, idle = server._read_data, server._idle_timeout
+    read = server._read_data
 
     async def read_to_the_end(self: Any) -> None:
         await read(self)
         await self.idle_task.stop()
 
-    async def wait_for_more(self: Any) -> None:
-        if not self.reader.at_eof():
-            await idle(self)
-
-    server._read_data, server._idle_timeout = read_to_the_end, wait_for_more
+    server._read_data = read_to_the_end
 
 
 def correct() -> None:
