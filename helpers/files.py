@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What the system says of a full disk, a used-up quota and a file that may not grow."""
 RUNS = Path(__file__).parents[1] / "runs"
 """Where results go that are given no folder."""
+
+
+def for_sockets() -> str:
+    """A folder for temporary folders with sockets, whose paths are at most some 100 characters long."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 40 else "/tmp"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

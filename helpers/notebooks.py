@@ -35,7 +35,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from helpers import budget
 from helpers.errors import FileError, NotebookError
-from helpers.files import NO_ROOM, unwritten, write_whole
+from helpers.files import NO_ROOM, for_sockets, unwritten, write_whole
 
 # papermill, nbformat and nbconvert take a second to import, and every kernel imports this module for
 # `reading`: so the functions that need them import them.
@@ -375,9 +375,7 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
     # What it warns of, `_accept` refuses; the rest is that it cannot read a default with "=" in it.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     cells: list[Any] = []
-    # A socket file's path must stay under some 100 characters, which a deep temporary folder would break.
-    temporary = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="lab-", dir=temporary) as folder:
+    with tempfile.TemporaryDirectory(prefix="lab-", dir=for_sockets()) as folder:
         log = Path(folder, "k.threads")
 
         def guard(cell: Any, cell_index: int, execute_reply: Any) -> None:

@@ -31,7 +31,7 @@ from localstack_client.session import Session
 
 from helpers.engines.base import CLIENT_CONFIG, Engine
 from helpers.errors import EngineError
-from helpers.files import write_whole
+from helpers.files import for_sockets, write_whole
 
 HOST = "127.0.0.1"
 REGION = "us-east-1"
@@ -146,7 +146,7 @@ class Server:
                 ) from error
             port = probe.getsockname()[1]
         command = cls.command() + ([] if keep else [TIED]) + [cls.program]
-        directory = tempfile.mkdtemp(prefix=FOLDER)
+        directory = tempfile.mkdtemp(prefix=FOLDER, dir=for_sockets())
         log = Path(directory) / "engine.log"
         told = {"LAB_ENGINE_DIR": directory, "TMPDIR": directory} | cls.environment(port, directory)
         with log.open("wb") as output:

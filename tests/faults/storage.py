@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from helpers import Trace
+from helpers import Trace, checks
 from helpers.sweep import Sweep, grid
 from tests.faults.processes import write_notebooks
 from tests.faults.trial import SMALL, Damage, Place, damage, ended, failed, fault
@@ -149,3 +149,15 @@ def full_disk_under_notebooks(place: Place) -> Damage:
     (result,) = json.loads((place.folder / "out" / "results.json").read_text())["results"]
     assert result["ok"]
     return damage(Trace.load(place.folder / "trace.parquet"))
+
+
+@fault("TMPDIR is a folder with a path of more than 100 characters, for a process with its own engine")
+def deep_temporary_folder(place: Place) -> Damage:
+    """Sockets lie elsewhere, as they could not be in it: the run obeys all laws."""
+    deep, file = place.folder / ("deep" * 25), place.folder / "trace.parquet"
+    deep.mkdir()
+    script = f"engine.run({SMALL!r}, progress=False).save({str(file)!r})"
+    ended(place.start(script, AWS_ENDPOINT_URL="", TMPDIR=str(deep)))
+    trace = Trace.load(file)
+    checks.verify(trace)
+    return damage(trace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 from helpers import Trace, checks
@@ -69,6 +70,7 @@ def killed_sweep(place: Place) -> Damage:
     first = place.start(SWEEP)
     traces = place.folder / "traces"
     until(lambda: len(list(traces.glob("s*"))) >= 2, "runs end")
+    first.send_signal(signal.SIGSTOP)  # so that it is not done before the second begins
     assert "another sweep runs there" in failed(place.start(SWEEP))
     first.kill()
     failed(first)

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -145,8 +146,8 @@ def all_faults() -> list[Fault]:
 
 def attempt(tried: Fault, engine: Engine, folder: Path) -> Damage:
     """Try the fault once in an empty folder; the damage, what is left behind included."""
-    temporary = folder / "tmp"
-    temporary.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    temporary = Path(tempfile.mkdtemp(prefix="fault-"))
     before = everything(engine)
     with _marked(temporary) as mark:
         damage = tried.inject(Place(engine, folder))
@@ -154,6 +155,7 @@ def attempt(tried: Fault, engine: Engine, folder: Path) -> Damage:
     left += sorted(everything(engine) - before)
     left += [path.name for path in temporary.glob("concurrency-lab-*")]
     left += [path.name for path in folder.rglob("*.partial")]
+    shutil.rmtree(temporary)
     return damage + Damage(0, left=tuple(left))
 
 
