@@ -19,6 +19,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import boto3
 import nbformat
 import psutil
 import pytest
@@ -163,6 +164,7 @@ def planted(tmp_path_factory):
             patch.setenv(name, text)
         (place / "credentials").write_text(PROFILE)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(place / "credentials"))
+        patch.setattr(boto3, "DEFAULT_SESSION", None)  # which another test may have made, without the profile
         patch.setattr(local, "KEPT", place / "kept")
         runs = [RUN.replace("CONSUMER", consumer) for consumer in ("lambda", "fleet")]
         notebook(place / "notebooks", NOTEBOOK, *runs, FAILS)
