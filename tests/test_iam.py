@@ -18,7 +18,7 @@ from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 from test_infra import of_type
 
 from helpers import Experiment, checks, drills, live, notebooks, stack
-from helpers.drills import depth, logged, until
+from helpers.drills import logged, until
 from helpers.engines import Engine, connect
 from helpers.engines.embedded import EnforcingServer
 from helpers.errors import StackError
