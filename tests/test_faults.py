@@ -19,7 +19,7 @@ def test_a_fault_harms_nothing(tried, engine, tmp_path):
 
 
 def test_the_table_has_every_fault_and_zeros():
-    """docs/faults.md tells each fault as it is, tried at least three times, with no damage; README its sums."""
+    """docs/faults.md tells each fault, tried at least three times with no damage, and README its sums."""
     rows = re.findall(
         r"^\| (\w+) \| (.+) \| (.+) \| (\d+) \| (\d+) \| (.+) \| (.+) \| (.+) \|$", PAGE.read_text(), re.M
     )
