@@ -272,7 +272,7 @@ def test_a_function_that_may_not_tell_of_dead_letters_leaves_them(server, operat
             arn = deployed.start({"item": ITEM | {"failures": 1}})
             refusal = until(lambda: logged(deployed, "DeadLettersLogGroup"), "a letter taken in vain")
             assert sfn.describe_execution(executionArn=arn)["status"] == "RUNNING"
-            assert depth(deployed, "DeadLetterQueueUrl") == 1
+            assert live.depth(deployed, "DeadLetterQueueUrl") == 1
         assert refused(refusal[0]["error"]) == "states:SendTaskFailure"
         told = deployed.start({"item": ITEM | {"failures": 1}})
         assert drills.outcome(deployed, told)["outcome"] == "dead_lettered"
