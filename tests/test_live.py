@@ -78,9 +78,27 @@ def test_service_takes_as_long_as_planned(trace):
     assert (served >= planned - 0.001).all()
 
 
-def test_queue_depth_was_sampled(trace):
-    """The queue was watched during the run, and was seen with messages in it."""
-    assert trace.samples["in_flight"].max() > 0
+def test_the_queue_is_watched(engine):
+    """What lies in the queue, and what is in flight, is seen in the samples, each with its time."""
+    sqs, began = engine.client("sqs"), time.time()
+    with stack.deploy(engine, "sqs_limited", {"Consumer": "fleet"}) as deployed:
+        url = deployed.outputs["QueueUrl"]
+        with live._sampled_queue(deployed) as samples:
+
+            def seen(**depth: int) -> bool:
+                give_up = time.monotonic() + 60
+                while not any(depth.items() <= sample.items() for sample in samples):
+                    assert time.monotonic() < give_up, f"{depth} was not seen"
+                    time.sleep(0.05)
+                return True
+
+            for body in "ab":
+                sqs.send_message(QueueUrl=url, MessageBody=body)
+            assert seen(visible=2, in_flight=0)
+            sqs.receive_message(QueueUrl=url)
+            assert seen(visible=1, in_flight=1)
+    times = [began, *(sample["time"] for sample in samples), time.time()]
+    assert times == sorted(times)
 
 
 def test_a_lost_item_is_dead_lettered_and_sinks_nothing(engine):
