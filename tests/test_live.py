@@ -15,6 +15,7 @@ from helpers.experiment import Experiment
 from helpers.fleet import Fleet
 from helpers.fleet_worker import WholeLines
 from helpers.trace import Trace
+from helpers.wire import Fault, Wire
 
 CONSUMERS = ("lambda", "fleet")
 
@@ -452,6 +453,17 @@ def test_results_that_a_result_writer_wrote_are_read_in_item_order(engine):
     execution = {"status": "SUCCEEDED", "output": json.dumps({"results": details})}
     deployed = stack.Stack(engine, "combined", "none", {}, {"Bucket": "test-results"})
     assert live.results(deployed, execution) == [{"item": n} for n in range(5)]
+
+
+def test_results_that_are_cut_off_in_their_body_are_read_again(engine):
+    """Half of all answers break off after their head, where boto3 gives up: all are read in the end."""
+    s3 = engine.client("s3")
+    s3.create_bucket(Bucket="test-cut")
+    s3.put_object(Bucket="test-cut", Key="results.json", Body=b"[1, 2]")
+    with Wire(engine, Fault("unanswered", 0.5, "s3", "GetObject")) as wire:
+        behind = stack.Stack(wire.engine, "combined", "none", {}, {"Bucket": "test-cut"})
+        assert [live._read(behind, "results.json") for _ in range(10)] == [[1, 2]] * 10
+        assert len(wire.fired()) > 0
 
 
 def test_a_fleet_takes_ten_messages_at_most(engine):

