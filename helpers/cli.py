@@ -33,7 +33,6 @@ REPORT = "05_benchmark_concurrency"
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Learn and measure how concurrent work flows through SQS, Distributed Map and task tokens.",
 )
@@ -45,7 +44,11 @@ app.add_typer(engine_app, name="engine")
 def run(
     place: Place,
     names: Annotated[
-        list[str] | None, typer.Argument(help="Notebooks, e.g. 04 or 02_distributed_map.")
+        list[str] | None,
+        typer.Argument(
+            help="Notebooks, e.g. 04 or 02_distributed_map.",
+            autocompletion=lambda: [path.stem for path in notebooks.discover()],
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to put the results; default runs/<time>.")] = None,
     scale: Annotated[str | None, typer.Option(help="quick, or full for the headline numbers.")] = None,

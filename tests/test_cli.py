@@ -101,6 +101,25 @@ def test_a_prediction_that_cannot_be_is_refused_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("lab obs", ["observe"]),
+        ("lab run 0", [path.stem for path in notebooks.discover()]),
+        ("lab run --engine e", ["embedded", "endpoint"]),
+        ("lab deploy ta", ["task_token"]),
+        ("lab engine st", ["start", "stop", "status"]),
+    ],
+)
+def test_the_shell_completes(line, offered):
+    """A shell that asks as the script of --show-completion does is offered what there is."""
+    asked = {"_LAB_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    ran = subprocess.run(
+        [sys.executable, "-m", "helpers.cli"], env=os.environ | asked, capture_output=True, text=True
+    )
+    assert sorted(ran.stdout.split()) == sorted(offered)
+
+
 def test_every_command_has_help_with_an_example():
     """--help of each command shows how it is called."""
     commands = [

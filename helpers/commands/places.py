@@ -23,6 +23,11 @@ from helpers.errors import EngineError, StackError
 WHERE = "Where to run"
 
 
+def engine_names() -> list[str]:
+    """What --engine takes."""
+    return sorted(ENGINES)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a command runs. Its fields are options of every command that is `placed`."""
@@ -30,7 +35,9 @@ class Place:
     engine: Annotated[
         str | None,
         typer.Option(
-            help=f"One of {', '.join(sorted(ENGINES))}; default embedded, or endpoint.", rich_help_panel=WHERE
+            help=f"One of {', '.join(sorted(ENGINES))}; default embedded, or endpoint.",
+            rich_help_panel=WHERE,
+            autocompletion=engine_names,
         ),
     ] = None
     endpoint: Annotated[

@@ -21,7 +21,9 @@ NUMBER = re.compile("[0-9]{1,18}")
 @placed
 def deploy(
     place: Place,
-    workflow: Annotated[str, typer.Argument(help="A folder of infra/.")] = "combined",
+    workflow: Annotated[
+        str, typer.Argument(help="A folder of infra/.", autocompletion=stack.workflows)
+    ] = "combined",
     param: Assignments = None,
 ) -> None:
     """Deploy a workflow on an engine that is already running, and print its outputs.
