@@ -341,6 +341,17 @@ def test_ci_run_ends_with_the_status_of_the_tests(tmp_path: Path, status: int) -
     assert (status == 5) == ("no test was found" in done.stderr)
 
 
+def test_a_container_is_set_up_as_a_clone_is() -> None:
+    """A development container has a Python that the lab runs on, and is made by the lab's own first call."""
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    version = container["image"].rpartition(":")[2]
+    assert [int(part) for part in version.split(".")] >= [int(part) for part in wanted.strip(">=").split(".")]
+    assert "./lab doctor" == container["postCreateCommand"]
+    interpreter = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    assert interpreter.endswith("/.venv/bin/python")
+
+
 def test_workflow_runs_what_a_user_runs() -> None:
     """CI tests, executes the notebooks and checks settings, on the oldest Python and a newer one."""
     job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["lab"]
