@@ -101,13 +101,13 @@ def of(trace: Trace, prices: Prices = US_EAST_1, free_tier: bool = False) -> pd.
     """What the traced run costs as AWS would bill it; columns as in `bill`.
 
     An attempt is billed by the millisecond, rounded up; a lost one until the function's timeout, or only as a
-    message that was received, where it never began. A retry of
-    the direct lane is a state transition, a redelivery by the queue is not: it is one more receive,
-    GetQueueUrl and ChangeMessageVisibility. Assumed: batches are full; messages stay under 64 KB; empty
-    receives are those of 5 pollers of the mapping, which are taken to poll as long as SQS allows, or of each
-    worker of a fleet, one every 20 s of the run. A fleet's own machines are not in the bill, nor what else an
-    interrupted run did for items that never came back than their attempts, nor messages beyond the first of
-    an item whose task is sent again with a new token.
+    message that was received, where it never began. A retry of the direct lane is a state transition, a
+    redelivery by the queue is not: it is one more receive, GetQueueUrl and ChangeMessageVisibility. Assumed:
+    batches are full; messages stay under 64 KB; empty receives are those of 5 pollers of the mapping, which
+    are taken to poll as long as SQS allows, or of each worker of a fleet, one every 20 s of the run. A
+    fleet's own machines are not in the bill, nor what else an interrupted run did for items that never came
+    back than their attempts, nor messages beyond the first of an item whose task is sent again with a new
+    token.
     """
     experiment = trace.experiment
     item, start, end = (trace.attempts[name].to_numpy() for name in ("item", "start", "end"))

@@ -10,6 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from helpers import live, metrics, stack
+from helpers.live import depth
 from tests.faults.trial import everything
 
 PATIENCE_SECONDS = 60
@@ -43,24 +44,13 @@ def results(deployed, data, machine):
 
 def log(deployed, group):
     """The lines of a function's log."""
-    pages = deployed.engine.client("logs").get_paginator("filter_log_events")
-    pages = pages.paginate(logGroupName=deployed.outputs[group])
-    return [event["message"] for page in pages for event in page["events"]]
+    return list(live.log_lines(deployed, deployed.outputs[group], 0))
 
 
 def logged(deployed, group):
     """Attempts in a function's log: those that started, those that ended."""
     lines = [json.loads(text) for text in log(deployed, group) if text.startswith('{"attempt_')]
     return [[line[kind] for line in lines if kind in line] for kind in ("attempt_started", "attempt_ended")]
-
-
-def depth(deployed, queue):
-    """Messages in a queue, waiting and in flight."""
-    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    answer = deployed.engine.client("sqs").get_queue_attributes(
-        QueueUrl=deployed.outputs[queue], AttributeNames=names
-    )
-    return sum(int(answer["Attributes"][name]) for name in names)
 
 
 def peak(starts, ends):

@@ -35,7 +35,7 @@ class Place:
     engine: Annotated[
         str | None,
         typer.Option(
-            help=f"One of {', '.join(sorted(ENGINES))}; default embedded, or endpoint.",
+            help=f"One of {', '.join(engine_names())}; default embedded, or endpoint.",
             rich_help_panel=WHERE,
             autocompletion=engine_names,
         ),

@@ -124,10 +124,8 @@ def killed_fleet_process(place: Place) -> Damage:
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "the fleet: a process of" in output
-    (kept,) = place.kept()
     worked = set(json.loads((place.folder / "ended.json").read_text()))
-    found = damage(kept, set(kept.items["item"])) + Damage(0, max(0, back - len(kept.items)))
-    return found + Damage(few.items, few.items - len(worked)) + afterwards(place.engine)
+    return kept_of(place, back) + Damage(few.items, few.items - len(worked)) + afterwards(place.engine)
 
 
 NOTEBOOKS = {

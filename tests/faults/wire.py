@@ -23,13 +23,15 @@ FEW = Experiment(
 """Its fleet's workers share the wire; what a lost delivery hides is back after three seconds."""
 
 
-def obeys(trace: Trace) -> None:
-    """Hold the trace against all laws, but for the queue's depth as SQS counts it.
+def unharmed(trace: Trace) -> Damage:
+    """The damage to a trace whose items all succeeded, and that obeys all laws but for the sampled depth.
 
     A worker that gives its answer again, or a call that sent a message twice, keeps more in the queue than
     the attempts tell of.
     """
     checks.verify(replace(trace, samples=trace.samples.head(0)))
+    assert set(trace.items["outcome"]) == {"succeeded"}
+    return damage(trace)
 
 
 def run(place: Place, *faults: Fault) -> Damage:
@@ -37,9 +39,7 @@ def run(place: Place, *faults: Fault) -> Damage:
     with Wire(place.engine, *faults) as wire:
         trace = wire.engine.run(FEW, progress=False)
         assert len(wire.fired()) > 0
-    obeys(trace)
-    assert set(trace.items["outcome"]) == {"succeeded"}
-    return damage(trace)
+    return unharmed(trace)
 
 
 @fault("a proxy refuses 20 % of all calls of clients and fleet by each service's throttling code")
@@ -87,8 +87,7 @@ def wire_unanswered_changes(place: Place) -> Damage:
     with Wire(place.engine, *changes) as wire, wire.engine.bench() as run_next:
         for workers in (2, 3, 4):
             trace = run_next(replace(few, worker_concurrency=workers), progress=False)
-            obeys(trace)
-            found += damage(trace)
+            found += unharmed(trace)
         machines = [name for name in stack.deployed(place.engine) if "combined" in name]
         assert len(machines) == 1
     return found
@@ -109,9 +108,7 @@ def wire_answers(place: Place) -> Damage:
         wire.put_before(deployed)
         trace = live.run(deployed, few, progress=False)
         assert len(wire.fired()) > 0
-    obeys(trace)
-    assert set(trace.items["outcome"]) == {"succeeded"}
-    return damage(trace)
+    return unharmed(trace)
 
 
 @fault("a proxy cuts off 20 % of the answers to SendMessageBatch, so that messages are sent twice")
@@ -123,5 +120,4 @@ def wire_doubled_messages(place: Place) -> Damage:
         stack.deploy(wire.engine, "sqs_limited", stack.parameters(few, "sqs_limited")) as deployed,
     ):
         trace = live.burst(deployed, few, progress=False)
-    obeys(trace)
-    return damage(trace)
+    return unharmed(trace)

@@ -282,26 +282,18 @@ def forget(sfn: Any, machine: str) -> None:
                 records.pop(arn, None)
 
 
-def executions_go_with_their_machine(sfn: Any, delete: Callable[..., Any]) -> Callable[..., Any]:
-    """A state machine that CloudFormation deletes takes with it what its executions and their children told.
+def executions_go_with_their_machine(
+    sfn: Any, delete: Callable[..., Any], machine: Callable[..., str]
+) -> Callable[..., Any]:
+    """A state machine that is deleted takes with it what its executions and their children told.
 
-    ministack keeps that for ever, but for the executions themselves where DeleteStateMachine is called. How
-    long it is told of on AWS, nobody documents.
+    machine: the ARN, of what `delete` is given. ministack keeps that for ever, but for the executions
+    themselves where DeleteStateMachine is called. How long it is told of on AWS, nobody documents.
     """
 
-    def corrected(machine: str, properties: dict[str, Any]) -> None:
-        delete(machine, properties)
-        forget(sfn, machine)
-
-    return corrected
-
-
-def children_go_with_their_machine(sfn: Any, delete: Callable[..., Any]) -> Callable[..., Any]:
-    """So does one that is deleted by DeleteStateMachine."""
-
-    def corrected(data: dict[str, Any]) -> Any:
-        answer = delete(data)
-        forget(sfn, data.get("stateMachineArn", ""))
+    def corrected(*given: Any) -> Any:
+        answer = delete(*given)
+        forget(sfn, machine(*given))
         return answer
 
     return corrected
@@ -313,8 +305,12 @@ def correct() -> None:
     from ministack.services.cloudformation import provisioners
 
     machine = provisioners._RESOURCE_HANDLERS["AWS::StepFunctions::StateMachine"]
-    machine["delete"] = executions_go_with_their_machine(sfn, machine["delete"])
-    sfn._delete_state_machine = children_go_with_their_machine(sfn, sfn._delete_state_machine)
+    machine["delete"] = executions_go_with_their_machine(
+        sfn, machine["delete"], lambda arn, properties: str(arn)
+    )
+    sfn._delete_state_machine = executions_go_with_their_machine(
+        sfn, sfn._delete_state_machine, lambda data: str(data.get("stateMachineArn", ""))
+    )
 
     sfn._run_distributed_map = run_distributed_map(sfn)
     sfn._update_map_run = update_map_run(sfn._update_map_run)
