@@ -1,10 +1,13 @@
 """What has ended on the embedded engine leaves nothing behind in it."""
 
+import io
 import json
 import socket
 import subprocess
 import sys
 import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -79,6 +82,31 @@ def test_an_execution_that_runs_outlives_its_deleted_stack(engine):
     assert told(engine, arn) == "RUNNING"
     client.stop_execution(executionArn=arn)
     assert told(engine, arn) == "ABORTED"
+
+
+def test_an_invocation_that_outlives_its_function_makes_no_log_group(engine):
+    """Its end is logged no more: a group that was deleted stays deleted."""
+    functions, logs = engine.client("lambda"), engine.client("logs")
+    code = io.BytesIO()
+    with zipfile.ZipFile(code, "w") as file:
+        file.writestr("index.py", "import time\n\ndef handler(event, context):\n    time.sleep(event)\n")
+    functions.create_function(
+        FunctionName="outlived",
+        Runtime="python3.12",
+        Handler="index.handler",
+        Role=ROLE,
+        Timeout=30,
+        Code={"ZipFile": code.getvalue()},
+    )
+    group = {"logGroupName": "/aws/lambda/outlived"}
+    functions.invoke(FunctionName="outlived", Payload="0")
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(functions.invoke, FunctionName="outlived", Payload="2")
+        time.sleep(0.5)  # it runs
+        logs.delete_log_group(**group)
+        functions.delete_function(FunctionName="outlived")
+        answer.result()
+    assert logs.describe_log_groups(logGroupNamePrefix=group["logGroupName"])["logGroups"] == []
 
 
 @pytest.mark.parametrize("waits", [0, 1])

@@ -302,6 +302,19 @@ def deleted_functions_do_not_run(lambda_svc: Any, execute: Step) -> Step:
     return corrected
 
 
+def deleted_functions_log_nothing(lambda_svc: Any, log: Step) -> Step:
+    """What ends after its function was deleted does not make that function's log group anew.
+
+    On AWS it cannot: the roles of the lab's functions may not create log groups.
+    """
+
+    def corrected(function: dict[str, Any], *given: Any, **named: Any) -> None:
+        if (function.get("config") or function)["FunctionName"] in lambda_svc._functions:
+            log(function, *given, **named)
+
+    return corrected
+
+
 def log_pages(find: Step) -> Step:
     """FilterLogEvents goes on after its first 10,000 events, with a nextToken."""
 
@@ -339,6 +352,7 @@ def correct() -> None:
     lambda_svc._execute_function_warm = deleted_functions_do_not_run(
         lambda_svc, partial.whole(errors_named_by_class(lambda_svc._execute_function_warm))
     )
+    lambda_svc._emit_lambda_logs = deleted_functions_log_nothing(lambda_svc, lambda_svc._emit_lambda_logs)
     sfn._call_lambda = throttles_by_name(sfn._ExecutionError, sfn._call_lambda)
 
     mapping = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]
