@@ -624,6 +624,7 @@ def unreachable(tmp_path, monkeypatch):
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(line=commands())
+@example(line=["deploy", "--endpoint", "\n"])
 @example(line=["deploy", "task_token", "-p", "TimeoutSeconds=²"])
 @example(line=["deploy", "task_token", "-p", "TimeoutSeconds=" + "9" * 5000])
 @example(line=["run", "05", "-p", "repetitions=" + "-" * 20_000 + "1"])

@@ -83,7 +83,7 @@ def test_options_go_to_the_engine_that_takes_them():
 @pytest.mark.parametrize("name", ["embedded", "localstack", "endpoint"])
 def test_an_endpoint_where_nothing_answers_is_named(name):
     """Each local engine names the URL that it was given when nothing answers there."""
-    with pytest.raises(EngineError, match=re.escape("endpoint=http://127.0.0.1:9")):
+    with pytest.raises(EngineError, match=re.escape("endpoint='http://127.0.0.1:9'")):
         connect(name, endpoint="http://127.0.0.1:9")
 
 

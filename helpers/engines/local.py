@@ -30,7 +30,7 @@ from localstack_client.config import get_service_endpoint
 from localstack_client.session import Session
 
 from helpers.engines.base import CLIENT_CONFIG, Engine
-from helpers.errors import EngineError
+from helpers.errors import EngineError, shown
 from helpers.files import for_sockets, write_whole
 
 HOST = "127.0.0.1"
@@ -298,14 +298,14 @@ class Local(Engine):
         return cls.server.healthy(endpoint_url)
 
     def _find(self, endpoint: str | None) -> str:
-        variable = named_endpoint()
-        said = f"endpoint={endpoint}" if endpoint else variable and f"{variable}={os.environ[variable]}"
-        if said:
+        variable = "endpoint" if endpoint else named_endpoint()
+        if variable:
+            said = f"{variable}={shown(endpoint or os.environ[variable])}"
             url = (endpoint or get_service_endpoint("sqs")).rstrip("/")
             if not url.startswith("http://"):
                 raise EngineError(f"{said}: must be http://HOST:PORT; local engines are called without TLS")
             if not self.answers_at(url):
-                raise EngineError(f"{said}: no {self.name} engine answers at {url}; {self.remedy}")
+                raise EngineError(f"{said}: no {self.name} engine answers there; {self.remedy}")
             return url
         if self.server and (server := self.server.kept()):
             if not self.answers_at(server.endpoint_url):
