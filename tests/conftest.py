@@ -6,6 +6,7 @@ import pytest
 
 from helpers.engines import Engine, connect, local
 
+pytest_plugins = ["browsing"]  # its fixture `browser`
 pytest.register_assert_rewrite("tests.faults")  # so that what was expected and what was there is told
 
 
