@@ -37,7 +37,7 @@ def executable() -> str | None:
 # Not for the session: as long as it is there, its thread has a running event loop, and others need their own.
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """The system's Chromium, without a window; where there is none it skips, with LAB_TEST_BROWSER=1 it fails."""
+    """The system's Chromium, windowless; where there is none it skips, or fails with LAB_TEST_BROWSER=1."""
     found = executable()
     if not found:
         (pytest.fail if os.environ.get("LAB_TEST_BROWSER") else pytest.skip)(MISSING)
