@@ -1,0 +1,1 @@
+"""What the tests reach of helpers/, in every process that they start."""
