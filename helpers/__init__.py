@@ -3,6 +3,7 @@
 from helpers import checks, cost, live, metrics, observe, plots, queueing, simulation, stack
 from helpers.engines import connect
 from helpers.errors import LabError
+from helpers.exercises import check
 from helpers.experiment import Experiment, empirical, exponential, lognormal
 from helpers.notebooks import reading
 from helpers.predict import fitted, predict
@@ -15,6 +16,7 @@ __all__ = [
     "LabError",
     "Trace",
     "calibration",
+    "check",
     "checks",
     "connect",
     "cost",

@@ -35,6 +35,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from helpers import budget
 from helpers.errors import FileError, NotebookError
+from helpers.exercises import EXERCISE
 from helpers.files import NO_ROOM, for_sockets, unwritten, write_whole
 
 # papermill, nbformat and nbconvert take a second to import, and every kernel imports this module for
@@ -60,7 +61,9 @@ class Result:
     Jupyter shows beside the cell that failed (In [cell] of the executed notebook), `error` the exception's
     name and message; both are None for a notebook that passed. `readings` maps a name to
     {"value", "unit"} (of a name recorded twice, the later one), `figures` counts the PNG images. `usd` is
-    what it would cost on AWS at most, as far as a ledger tells (see `budget`).
+    what it would cost on AWS at most, as far as a ledger tells (see `budget`). `exercises` maps the name of
+    each exercise to what its check said in the cell of that tag, {"exercise": state, "solution": state}:
+    "unanswered", "wrong", "right", or None where it said nothing.
     """
 
     name: str
@@ -72,6 +75,15 @@ class Result:
     readings: dict[str, dict[str, Any]]
     figures: int
     usd: float
+    exercises: dict[str, dict[str, str | None]]
+
+    @property
+    def solved(self) -> bool:
+        """Whether each exercise is unanswered or right, and its solution right."""
+        return all(
+            told["exercise"] in ("unanswered", "right") and told["solution"] == "right"
+            for told in self.exercises.values()
+        )
 
 
 def reading(name: str, value: float, unit: str) -> None:
@@ -254,6 +266,19 @@ def report(path: Path, out_dir: Path, parameters: Mapping[str, Any], progress: b
     for number, png in enumerate(_figures(_outputs(_cells(result.path))), 1):
         write_whole(out_dir / f"figure-{number}.png", base64.b64decode(png))
     return result
+
+
+def table_of_exercises(results: Iterable[Result]) -> list[str]:
+    """What the check of each exercise said in its own cell and in its solution, as lines of text."""
+    rows = [
+        (name, told["exercise"] or "said nothing", told["solution"] or "said nothing")
+        for result in results
+        for name, told in result.exercises.items()
+    ]
+    return [
+        f"{name:10}{own:14}{solution}"
+        for name, own, solution in [("exercise", "as it is", "solution"), *rows]
+    ]
 
 
 # --- Before: what is refused ---------------------------------------------------------------------------
@@ -505,7 +530,24 @@ def _result(saved: Path, seconds: float, index: int | None, error: str | None, u
         readings={one["name"]: {"value": one["value"], "unit": one["unit"]} for one in readings},
         figures=len(_figures(outputs)),
         usd=round(usd, 6),
+        exercises=_exercises(cells),
     )
+
+
+def _exercises(cells: Sequence[Any]) -> dict[str, dict[str, str | None]]:
+    """What the checks in these cells said, see Result."""
+    found: dict[str, dict[str, str | None]] = {}
+    for tag in ("exercise", "solution"):
+        for cell in (one for one in _code(cells) if tag in one.metadata.get("tags", [])):
+            asked = re.findall(r"""(?<![.\w])check\(\s*["']([^"']+)""", cell.source)
+            told = {
+                data[EXERCISE]["name"]: data[EXERCISE]["state"]
+                for data in _outputs([cell])
+                if EXERCISE in data
+            }
+            for name in [*asked, *told]:
+                found.setdefault(name, {"exercise": None, "solution": None})[tag] = told.get(name)
+    return found
 
 
 def _cells(saved: Path) -> list[Any]:
