@@ -52,14 +52,14 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to put the results; default runs/<time>.")] = None,
     scale: Annotated[str | None, typer.Option(help="quick, or full for the headline numbers.")] = None,
-    param: Assignments = None,
-) -> None:
     exercises: Annotated[
         bool,
         typer.Option(
             "--exercises", help="Tell what each exercise's check said; exit 1 if a solution is wrong."
         ),
     ] = False,
+    param: Assignments = None,
+) -> None:
     """Execute the walkthrough's notebooks, in order; exit 1 if one fails.
 
     Writes the executed notebooks, index.html with every figure, results.json, and what it would cost on AWS.
@@ -82,13 +82,13 @@ def run(
             typer.echo(f"       cell {result.cell}: {result.error}", err=True)
     usd = sum(result.usd for result in results)
     typer.echo(f"{'cost' if place.paid else 'would cost'} at most {budget.dollars(usd)} on AWS, as estimated")
-    typer.echo(f"see {folder / 'index.html'}")
-    if not passed:
     passed = all(result.ok for result in results)
     if exercises:
         for line in notebooks.table_of_exercises(results):
             typer.echo(line)
         passed &= all(result.solved for result in results)
+    typer.echo(f"see {folder / 'index.html'}")
+    if not passed:
         raise typer.Exit(1)
 
 
