@@ -28,6 +28,8 @@ from helpers.files import RUNS, write_whole
 from helpers.observing import reader
 
 ROOT = Path(__file__).parents[1]
+JUPYTER = Path(__file__).with_name("jupyter")
+"""Settings of JupyterLab: without its announcements, for which it would ask jupyter.org."""
 REPORT = "05_benchmark_concurrency"
 """The notebook that also reports on a finished sweep."""
 
@@ -218,19 +220,34 @@ def test(context: typer.Context) -> None:
 
 @app.command("open")
 @placed
-def open_lab(place: Place) -> None:
+def open_lab(
+    place: Place,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="For JupyterLab, after --: such as another folder, --no-browser or --port 8899."),
+    ] = None,
+) -> None:
     """Open the notebooks in JupyterLab on 127.0.0.1, with the engine running until it closes.
 
-    What is still deployed then is destroyed.
+    What is still deployed then is destroyed. It asks no other machine for news, updates or extensions.
 
-    Example: ./lab open
+    Example: ./lab open -- --no-browser --port 8899
     """
-    command = ["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={notebooks.NOTEBOOKS}"]
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]
+    command += [f"--ServerApp.root_dir={notebooks.NOTEBOOKS}", "--LabApp.extension_manager=readonly"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
+    paths = [str(JUPYTER), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    environment = {"JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
     with place.shared(RUNS / f"open-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") as connected:
         typer.echo(f"engine {place.name} at {connected.endpoint_url}")
-        raise typer.Exit(subprocess.run([sys.executable, *command]).returncode)
+        with subprocess.Popen([*command, *(arguments or [])], env=os.environ | environment) as server:
+            if sys.stdin.isatty():  # then Ctrl-C is JupyterLab's, too, which asks whether it is meant
+                signal.signal(signal.SIGINT, lambda *_: None)
+            try:
+                raise typer.Exit(server.wait())
+            finally:
+                server.terminate()  # and wait, at the end of the block, until its kernels have ended
 
 
 app.command("predict")(simulating.predict_run)

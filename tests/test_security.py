@@ -224,8 +224,11 @@ def command_of_open(monkeypatch) -> list[str]:
     monkeypatch.setattr("helpers.commands.places.connect", lambda *_, **__: contextlib.nullcontext(engine))
     monkeypatch.setattr("helpers.commands.places.Place.connect", lambda _: contextlib.nullcontext(engine))
     with monkeypatch.context() as patch:
+        server = SimpleNamespace(wait=lambda: 0, terminate=lambda: None)
         patch.setattr(
-            subprocess, "run", lambda command: started.append(command) or SimpleNamespace(returncode=0)
+            subprocess,
+            "Popen",
+            lambda command, **_: started.append(command) or contextlib.nullcontext(server),
         )
         assert lab("open") == 0
     return started[0]
