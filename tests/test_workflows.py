@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from botocore.exceptions import ClientError
 
-from helpers import live, metrics, stack
+from helpers import drills, live, metrics, stack
 from helpers.live import depth
 from tests.faults.trial import everything
 
@@ -301,3 +301,43 @@ def test_silence_and_delay_end_differently(engine):
     for result, seconds in zip(lost, (4, 5), strict=True):
         arrival, returned = (datetime.fromisoformat(result[key]).timestamp() for key in SOJOURN)
         assert returned - arrival >= seconds - engine.clock_seconds
+
+
+# starter
+
+
+DOES = """
+    time.sleep(item["seconds"])
+    return {"item": item["item"]}
+"""
+DOES_AND_TELLS = """
+    start = time.time()
+    if item["item"] == 11:
+        raise CannotSucceed("never")
+    time.sleep(item["seconds"])
+    print(json.dumps({"did": item["item"], "start": start, "end": time.time()}))
+    return {"item": item["item"]}
+"""
+TAKES = """message = json.loads(record["body"])
+"""
+TAKES_AND_DIES = """message = json.loads(record["body"])
+        if message["item"]["item"] == 5 and record["attributes"]["ApproximateReceiveCount"] == "1":
+            raise SystemExit("a worker that dies")
+"""
+
+
+def test_the_starter_brings_every_item_home_within_its_limit(engine):
+    """Results come back in item order, each once, a bad item's error among them; never too many workers.
+
+    The item of a worker that dies is done by another.
+    """
+    values = {"MaximumConcurrency": 3, "FunctionTimeout": 1, "VisibilityTimeout": 6}
+    listed = [{"item": n, "seconds": 0.1} for n in range(12)]
+    with deploy(engine, "starter", values) as deployed:
+        drills.recode(deployed, {DOES: DOES_AND_TELLS, TAKES: TAKES_AND_DIES}, "WorkFunction")
+        *good, bad = results(deployed, {"items": listed}, "StateMachineArn")
+        did = [json.loads(text) for text in log(deployed, "WorkLogGroup") if text.startswith('{"did"')]
+    assert [{"item": n} for n in range(11)] == good
+    assert (bad["item"], bad["error"]["Error"]) == (11, "CannotSucceed")
+    assert list(range(11)) == sorted(one["did"] for one in did)
+    assert peak([one["start"] for one in did], [one["end"] for one in did]) <= 3
