@@ -1,5 +1,12 @@
 """The errors that the lab raises on purpose: one base class, one sentence pattern."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from helpers.trace import Trace
+
 SHOWN = 200
 """Characters of a value that a message shows."""
 
@@ -34,7 +41,12 @@ class BudgetError(LabError):
 
 
 class StackError(LabError):
-    """A workflow could not be deployed, destroyed or started."""
+    """A workflow could not be deployed, destroyed or started, or its run failed.
+
+    trace: of a run, the Trace of what was measured until then, where that could be read; else None.
+    """
+
+    trace: Trace | None = None
 
 
 class TraceError(LabError):

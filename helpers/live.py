@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -55,12 +56,13 @@ EMPTY_SECONDS = 0.5
 TIMEOUTS = ("States.Timeout", "States.HeartbeatTimeout")
 Attempts = dict[tuple[int, int, str], dict[str, Any]]
 """Attempts by item, number and worker, each with its times in epoch seconds."""
+_SPOILT: ContextVar[Mapping[int, Mapping[str, Any]] | None] = ContextVar("_SPOILT", default=None)
 
 
 def run(
     stack: Stack, experiment: Experiment, machine: str = "StateMachineArn", progress: bool = True
 ) -> Trace:
-    """Run the experiment on a deployed `combined` or `distributed_map` stack; return the trace.
+    """Run the experiment on a deployed `combined`, `distributed_map` or `activity` stack; return the trace.
 
     The stack's parameters must fit the experiment (see `stack.parameters`). machine: the output that names
     the state machine. Warms the workers first unless the experiment asks for cold starts. Raises StackError
@@ -78,7 +80,7 @@ def _run(
     stack: Stack, experiment: Experiment, machine: str = "StateMachineArn", progress: bool = True
 ) -> Trace:
     """The run, which was paid for."""
-    if experiment.siphon_share and "QueueUrl" not in stack.outputs:
+    if experiment.siphon_share and not {"ActivityArn", "QueueUrl"} & stack.outputs.keys():
         raise StackError(
             f"siphon_share={experiment.siphon_share}: {stack.workflow} has no limited lane; "
             "use 0, or deploy `combined`"
@@ -98,11 +100,13 @@ def _run(
                         "see its history, and the functions' logs"
                     )
                 trace = _trace(stack, experiment, execution, samples, fleet)
-            except BaseException:
-                salvage(
+            except BaseException as error:
+                kept = salvage(
                     lambda: _trace(stack, experiment, _stopped(stack, arn), samples, fleet, patience=0),
                     lambda: _own_trace(stack, experiment, since, samples, fleet, counts),
                 )
+                if isinstance(error, StackError):
+                    error.trace = kept
                 raise
     return _with_metrics(stack, trace, counts)
 
@@ -206,11 +210,13 @@ def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
             _send(stack, payloads(experiment))
             _drain(stack, experiment.items, progress, fleet)
             trace = _burst_trace(stack, experiment, since, samples, fleet)
-        except BaseException:
-            salvage(
+        except BaseException as error:
+            kept = salvage(
                 lambda: _burst_trace(stack, experiment, since, samples, fleet, patience=0),
                 lambda: _own_trace(stack, experiment, since, samples, fleet, []),
             )
+            if isinstance(error, StackError):
+                error.trace = kept
             raise
     return _with_metrics(stack, trace, [])
 
@@ -258,10 +264,30 @@ def _drain(stack: Stack, items: int, progress: bool, fleet: Fleet | None = None)
             time.sleep(stack.engine.poll_seconds)
 
 
+@contextlib.contextmanager
+def spoilt(items: Mapping[int, Mapping[str, Any]]) -> Iterator[None]:
+    """Break these items, by number, in what this thread runs in the block.
+
+    They are sent with these fields, too: {"failures": 9} for one whose first nine attempts fail,
+    {"deaths": 1} for one whose first attempt ends with its worker, {"bad": True} for one that can never
+    succeed and says so. A run that fails of it is not kept under runs/: its error has the trace.
+    """
+    before = _SPOILT.set(items)
+    try:
+        yield
+    finally:
+        _SPOILT.reset(before)
+
+
 def payloads(experiment: Experiment) -> list[dict[str, Any]]:
-    """The Map's items: item, lane, task_seconds, failures (passing ones before the first success)."""
+    """The Map's items: item, lane, task_seconds, failures (passing ones before the first success).
+
+    More where they are `spoilt`.
+    """
+    spoils = _SPOILT.get() or {}
     return [
         {"item": item, "lane": lane, "task_seconds": round(seconds, 6), "failures": failures}
+        | dict(spoils.get(item, {}))
         for item, lane, seconds, failures in experiment.plan()[
             ["item", "lane", "task_seconds", "failures"]
         ].itertuples(index=False)
@@ -453,17 +479,28 @@ def results(stack: Stack, execution: dict[str, Any]) -> list[dict[str, Any]]:
     """The Map's results in item order, from wherever they are.
 
     They come in the execution's output, or in the files of its ResultWriter; for an execution that did
-    not succeed, from the children that did. Children that failed and were tolerated have no result.
+    not succeed, from the children that did. Children that failed and were tolerated have no result. One
+    that was given a batch has a result for each of its items.
     """
     if execution["status"] != "SUCCEEDED":
-        return sorted(_children(stack, execution["executionArn"]), key=lambda result: result["item"])
+        return sorted(_singly(_children(stack, execution["executionArn"])), key=lambda result: result["item"])
     found = json.loads(execution["output"])["results"]
     if isinstance(found, list):
-        return [result for result in found if result is not None]
+        return list(_singly(result for result in found if result is not None))
     files = _read(stack, found["ResultWriterDetails"]["Key"])["ResultFiles"]["SUCCEEDED"]
     # The files are in no order; the items in them carry their own.
-    written = [json.loads(child["Output"]) for file in files for child in _read(stack, file["Key"])]
-    return sorted(written, key=lambda result: result["item"])
+    written = (json.loads(child["Output"]) for file in files for child in _read(stack, file["Key"]))
+    return sorted(_singly(written), key=lambda result: result["item"])
+
+
+def _singly(outputs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Each item's result from what children returned, which is one, or a batch's."""
+    for output in outputs:
+        if "answers" in output:
+            same = {name: output[name] for name in ("lane", "arrival", "returned")}
+            yield from (same | {"item": answer["item"], "answer": answer} for answer in output["answers"])
+        else:
+            yield output
 
 
 def _read(stack: Stack, key: str) -> Any:
@@ -501,18 +538,21 @@ def _stopped(stack: Stack, arn: str) -> dict[str, Any]:
     return execution
 
 
-def salvage(*ways: Callable[[], Trace]) -> None:
-    """Save what a run that failed has measured under runs/, and say where.
+def salvage(*ways: Callable[[], Trace]) -> Trace | None:
+    """Save what a run that failed has measured under runs/, say where, and return it.
 
     ways: those to come by it, the best first; the first that works counts. What fails here is told, and does
-    not hide why the run failed.
+    not hide why the run failed. What was `spoilt` on purpose is not saved.
     """
     for measured in ways:
         try:
-            _keep(measured())
-            return
+            trace = measured()
+            if _SPOILT.get() is None:
+                _keep(trace)
+            return trace
         except (LabError, ClientError, BotoCoreError) as error:
             print(f"not all that was measured could be kept: {error}", file=sys.stderr)
+    return None
 
 
 def _keep(trace: Trace) -> None:
@@ -593,7 +633,8 @@ def _trace(
         # The answer tells as much as the log, and more where its worker never heard that it was taken.
         times = {"start": answer["service_start"], "end": answer["service_end"]}
         attempts[key] = {**answer, **times, "outcome": "succeeded"}
-    dead = _dead_letters(stack) if any("error" in result for result in back) else set()
+    failed = any("error" in result for result in back)
+    dead = _dead_letters(stack) if failed and "DeadLetterQueueUrl" in stack.outputs else set()
     last = _last(attempts.values())
     rows = [_item(result, last.get(result["item"], {}), dead) for result in back]
     return _as_trace(stack, experiment, began, rows, list(attempts.values()), samples)

@@ -20,16 +20,30 @@ WORKFLOWS = stack.workflows()
 MACHINES = sorted(INFRA.glob("*/statemachine/*.asl.json"))
 TEMPLATE_LIMIT_BYTES = 51_200
 """TemplateBody of CreateStack (CloudFormation quotas, 2026-11-24)."""
-FIXED_NAMES = {"BucketName", "FunctionName", "LogGroupName", "QueueName", "RoleName", "StateMachineName"}
+FIXED_NAMES = {
+    "BucketName",
+    "Name",
+    "TableName",
+    "FunctionName",
+    "LogGroupName",
+    "QueueName",
+    "RoleName",
+    "StateMachineName",
+}
 LAMBDA, MACHINE = "AWS::Lambda::Function", "AWS::StepFunctions::StateMachine"
 MAPPING, ROLE = "AWS::Lambda::EventSourceMapping", "AWS::IAM::Role"
 BUCKET, LOGS, QUEUE = "AWS::S3::Bucket", "AWS::Logs::LogGroup", "AWS::SQS::Queue"
+ACTIVITY = "AWS::StepFunctions::Activity"
+NAMED = (ACTIVITY, BUCKET, LAMBDA, LOGS, MACHINE, QUEUE, ROLE)
+"""Types of resources that may have a name of the template's choice."""
 LOGGING = {"logs:CreateLogStream", "logs:PutLogEvents"}
 POLLING = {"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"}
 """What an event source mapping does with its function's role (Lambda guide, services-sqs-configure)."""
 MAP_RUN = {"DescribeExecution", "RedriveExecution", "StartExecution", "StopExecution"}
 """What a Distributed Map does to its own state machine (Step Functions guide, iam-policies-eg-dist-map)."""
 CALLBACK = "arn:aws:states:::sqs:sendMessage.waitForTaskToken"
+WORK = "${ActivityArn}"
+"""A Task of an activity: its workers come for it, for which the state machine needs no right."""
 INTEGRATIONS: dict[str, tuple[str, set[str]]] = {
     "arn:aws:states:::aws-sdk:s3:putObject": ("Bucket", {"s3:PutObject"}),
     "arn:aws:states:::lambda:invoke": ("FunctionName", {"lambda:InvokeFunction"}),
@@ -40,6 +54,7 @@ INTEGRATIONS: dict[str, tuple[str, set[str]]] = {
     ),
     "arn:aws:states:::sqs:sendMessage": ("QueueUrl", {"sqs:SendMessage"}),
     CALLBACK: ("QueueUrl", {"sqs:SendMessage"}),
+    WORK: ("", set()),
 }
 """All that a state may call: the parameter that names its target, and the actions that it takes."""
 
@@ -196,7 +211,7 @@ def test_nothing_has_a_fixed_name(workflow):
     """Two stacks of one workflow never collide: CloudFormation names what is in them, or their name does."""
     found = {
         f"{name}.{key}"
-        for name, resource in of_type(workflow, BUCKET, LAMBDA, LOGS, MACHINE, QUEUE, ROLE).items()
+        for name, resource in of_type(workflow, *NAMED).items()
         for key in FIXED_NAMES & resource["Properties"].keys()
         if "AWS::StackName" not in json.dumps(resource["Properties"][key])
     }
@@ -308,6 +323,8 @@ def test_a_state_machine_may_do_exactly_what_its_states_do(workflow):
         expected = set()
         for integration, parameters in integrations(definition):
             where, actions = INTEGRATIONS[integration]
+            if not actions:
+                continue
             substitution = parameters[where].removeprefix("${").removesuffix("}")
             (target,) = named(resource["DefinitionSubstitutions"][substitution])
             expected |= {(action, target) for action in actions}
@@ -429,7 +446,7 @@ def test_numbers_reach_states_as_numbers(workflow):
         for state in states(definition).values():
             for field, path in state.items():
                 if re.fullmatch(r"(.+Seconds|MaxConcurrency|Tolerated.+)Path", field):
-                    assert f"{path.removeprefix('$.limits.')}.$" in limits, field
+                    assert f"{path.rpartition('.limits.')[2]}.$" in limits, field
 
 
 # Definitions
@@ -480,10 +497,13 @@ def test_every_task_has_a_timeout(machine):
 
 @of_every_machine
 def test_every_callback_survives_a_lost_token(machine):
-    """A callback sends its token, has both clocks, tries again what may pass, and catches the rest."""
+    """A callback sends its token, has both clocks, tries again what may pass, and catches the rest.
+
+    An activity's task, whose token a worker fetches, has the same."""
     for name, state in states(load(machine)).items():
-        if "waitForTaskToken" in state.get("Resource", ""):
-            assert "$$.Task.Token" in json.dumps(state["Parameters"]), name
+        callback = "waitForTaskToken" in state.get("Resource", "")
+        if callback or state.get("Resource") == WORK:
+            assert not callback or "$$.Task.Token" in json.dumps(state["Parameters"]), name
             assert state.keys() & {"HeartbeatSeconds", "HeartbeatSecondsPath"}, name
             assert {"Catch", "Retry"} <= state.keys(), name
             assert state["Catch"][-1]["ErrorEquals"] == ["States.ALL"], name

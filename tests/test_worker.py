@@ -420,6 +420,35 @@ def test_the_direct_task_fails_by_name(process, capsys):
     assert outcomes == ["failed"] * 4 + ["succeeded"]
 
 
+def test_a_batch_is_done_in_order_and_fails_as_a_whole(process, capsys):
+    """A batch has an answer for each item, one after another; one that fails leaves the rest undone."""
+    batch = [{"item": n, "task_seconds": 0.001} for n in range(3)]
+    answers = process.handler({"items": batch, "attempt": 2}, CONTEXT)
+    assert [(answer["item"], answer["attempt"]) for answer in answers] == [(0, 2), (1, 2), (2, 2)]
+    times = [answer[time] for answer in answers for time in ("service_start", "service_end")]
+    assert times == sorted(times)
+    capsys.readouterr()
+    batch[1]["failures"] = 2
+    with pytest.raises(process.Transient, match="item 1"):
+        process.handler({"items": batch, "attempt": 2}, CONTEXT)
+    started, ended = attempts(capsys.readouterr().out)
+    assert [attempt["item"] for attempt in started] == [0, 1]
+    assert [attempt["outcome"] for attempt in ended] == ["succeeded", "failed"]
+
+
+def test_an_item_may_end_its_worker(process, worker, wire, capsys):
+    """The first `deaths` attempts are begun and never ended, in either lane; no answer is sent."""
+    item = {"item": 1, "task_seconds": 0, "deaths": 1}
+    with pytest.raises(SystemExit):
+        process.handler({"item": item, "attempt": 1}, CONTEXT)
+    with pytest.raises(SystemExit):
+        worker.do(item, 1)
+    started, ended = attempts(capsys.readouterr().out)
+    assert (len(started), len(ended)) == (1, 0)
+    assert process.handler({"item": item, "attempt": 2}, CONTEXT)["attempt"] == 2
+    assert worker.do(item, 2) is None
+
+
 @pytest.mark.parametrize(
     ("workflow", "name", "calls"),
     [

@@ -1,4 +1,4 @@
-"""The direct lane's task: processes one item inside its child execution."""
+"""The direct lane's task: processes one item inside its child execution, or a batch, one after another."""
 
 import json
 import time
@@ -13,15 +13,26 @@ class Transient(Exception):
 
 
 def handler(event, context):
-    """Sleep the item's `task_seconds`; fail as the item says; return when the attempt ran, and where."""
+    """Return when the item's attempt ran, and where; of a batch (`items`) a list of these."""
     if "warm_seconds" in event:
         time.sleep(event["warm_seconds"])
         print(json.dumps({"warm": context.log_stream_name}))
         return {"worker": context.log_stream_name}
-    item, attempt = event["item"], event["attempt"]
-    about = {"item": item["item"], "attempt": attempt, "worker": context.log_stream_name}
+    if "items" in event:
+        return [do(item, event["attempt"], context.log_stream_name) for item in event["items"]]
+    return do(event["item"], event["attempt"], context.log_stream_name)
+
+
+def do(item, attempt, worker):
+    """The task itself; replace it with real work. Sleeps `task_seconds`, fails as the item says.
+
+    The first `deaths` attempts never come back: their worker ends with the task in its hands.
+    """
+    about = {"item": item["item"], "attempt": attempt, "worker": worker}
     start = time.time()
     print(json.dumps({"attempt_started": about | {"start": start}}), flush=True)
+    if attempt <= item.get("deaths", 0):
+        raise SystemExit(f"item {item['item']} ends its worker")
     time.sleep(item["task_seconds"])
     end = time.time()
     failed = item.get("bad") or attempt <= item.get("failures", 0)

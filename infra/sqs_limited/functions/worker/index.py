@@ -37,8 +37,13 @@ class Transient(Exception):
 
 
 def do(item, attempt):
-    """The task itself; replace it with real work. Sleeps `task_seconds`, fails as the item says."""
+    """The task itself; replace it with real work. Sleeps `task_seconds`, fails as the item says.
+
+    The first `deaths` attempts never come back: their worker ends with the task in its hands.
+    """
     time.sleep(item["task_seconds"])
+    if attempt <= item.get("deaths", 0):
+        raise SystemExit(f"item {item['item']} ends its worker")
     if item.get("bad"):
         raise BadItem(f"item {item['item']} is marked as bad")
     if attempt <= item.get("failures", 0):
