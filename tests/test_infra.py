@@ -3,6 +3,9 @@
 import ast
 import json
 import re
+import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -60,7 +63,9 @@ INTEGRATIONS: dict[str, tuple[str, set[str]]] = {
 
 Node = dict[str, Any]
 of_every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS)
-of_every_machine = pytest.mark.parametrize("machine", MACHINES, ids=lambda path: path.name.split(".")[0])
+of_every_machine = pytest.mark.parametrize(
+    "machine", MACHINES, ids=lambda path: f"{path.parents[1].name}-{path.name.partition('.')[0]}"
+)
 
 
 def of_type(workflow: str, *types: str) -> dict[str, Node]:
@@ -558,3 +563,17 @@ def test_the_guides_defaults_are_the_templates():
         told = {row[0]: row[column] for row in table if row[column] != "-"}
         specs = stack.template(workflow)["Parameters"]
         assert told == {name: str(spec["Default"]) for name, spec in specs.items()}
+
+
+def test_a_copy_of_the_starter_obeys_the_rules(tmp_path):
+    """Begun as docs/add_your_own_workflow.md says, a workflow is found, held to every law, and breaks none."""
+    root = INFRA.parent
+    for folder in ("helpers", "infra", "tests"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    guide = shutil.copytree(INFRA / "starter", tmp_path / "infra" / "thumbnails") / "README.md"
+    guide.write_text(guide.read_text().replace("starter", "thumbnails"))
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "tests/test_infra.py", "-k", "thumbnails"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    laws = [law for law in globals().values() if hasattr(law, "pytestmark")]
+    assert f"\n{len(laws)} passed" in ran.stdout, ran.stdout + ran.stderr
