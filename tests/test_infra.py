@@ -566,7 +566,7 @@ def test_the_guides_defaults_are_the_templates():
 
 
 def test_a_copy_of_the_starter_obeys_the_rules(tmp_path):
-    """Begun as docs/add_your_own_workflow.md says, a workflow is found, held to every law, and breaks none."""
+    """Begun as docs/add_your_own_workflow.md says, a workflow is held to every law, and breaks none."""
     root = INFRA.parent
     for folder in ("helpers", "infra", "tests"):
         shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
