@@ -27,7 +27,9 @@ RECEIVE_LIMIT = 10
 
 
 class Fleet:
-    """`workers` long-polling workers on the stack's queue; a context manager, running once entered.
+    """`workers` long-polling workers on the stack's queue, or on its activity, where it has that.
+
+    A context manager, running once entered.
 
     lines: what the handlers have printed so far, one JSON text an element.
     """
@@ -40,12 +42,17 @@ class Fleet:
             )
         self.lines: list[str] = []
         self._environment = stack.engine.fleet_environment() | {
-            "REDELIVERY_SECONDS": str(stack.parameters["RedeliverySeconds"]),
+            # Of an activity it is the state that waits before it tries again.
+            "REDELIVERY_SECONDS": str(stack.parameters.get("RedeliverySeconds", 0)),
         }
+        if "ActivityArn" in stack.outputs:
+            source = {"activity_arn": stack.outputs["ActivityArn"]}
+        else:
+            source = {"queue_url": stack.outputs["QueueUrl"]}
         self._settings = [
             {
                 "handler": str(HANDLER),
-                "queue_url": stack.outputs["QueueUrl"],
+                **source,
                 "first": first,
                 "workers": min(WORKERS_PER_PROCESS, workers - first),
                 "batch_size": batch_size,

@@ -1,4 +1,4 @@
-"""One process of the worker fleet: threads that long-poll the queue and run the worker's handler.
+"""One process of the worker fleet: threads that poll a queue or an activity and run the worker's handler.
 
 Started by `helpers.fleet.Fleet`, which describes the workers in one line of JSON on standard input; what
 the handler prints goes to standard output, line by line. It ends when standard input does.
@@ -10,6 +10,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +22,13 @@ LONG_POLL_SECONDS = 20
 """SQS's longest WaitTimeSeconds, 2026-11-24."""
 PAUSE_SECONDS = 1
 """Between a turn that failed and the next: what is wrong may last."""
-PATIENT = Config(retries={"mode": "standard", "max_attempts": 10}, max_pool_connections=100)
+POLL_TIMEOUT_SECONDS = 90
+"""How long an answer may take: GetActivityTask holds its own for a minute."""
+PATIENT = Config(
+    read_timeout=POLL_TIMEOUT_SECONDS,
+    retries={"mode": "standard", "max_attempts": 10},
+    max_pool_connections=100,
+)
 
 
 def record(message: dict[str, Any], queue_arn: str) -> dict[str, Any]:
@@ -34,39 +42,68 @@ def record(message: dict[str, Any], queue_arn: str) -> dict[str, Any]:
     }
 
 
-def work(handler: Any, sqs: Any, settings: dict[str, Any], queue_arn: str, number: int) -> None:
+def work(turn: Callable[[Any], None], number: int) -> None:
     """One worker's life: turns, whatever becomes of each.
 
     After one that failed it goes on as Lambda does: a message that was not deleted comes again after its
-    visibility timeout.
+    visibility timeout. One that ended in the middle is replaced by another, as a service does for containers.
     """
     context = SimpleNamespace(log_stream_name=f"fleet-{number}")
     while True:
         try:
-            turn(handler, sqs, settings, queue_arn, context)
-        except Exception as error:
+            turn(context)
+        except (Exception, SystemExit) as error:
             print(json.dumps({"turn_failed": context.log_stream_name, "error": repr(error)}))
             time.sleep(PAUSE_SECONDS)
 
 
-def turn(handler: Any, sqs: Any, settings: dict[str, Any], queue_arn: str, context: Any) -> None:
-    """Receive messages, handle them, delete what succeeded."""
-    queue = settings["queue_url"]
-    received = sqs.receive_message(
-        QueueUrl=queue,
-        MaxNumberOfMessages=settings["batch_size"],
-        WaitTimeSeconds=LONG_POLL_SECONDS,
-        MessageSystemAttributeNames=["All"],
-    )
-    messages = received.get("Messages", [])
-    if not messages:
-        return
-    again = handler({"Records": [record(m, queue_arn) for m in messages]}, context)
-    kept = {failure["itemIdentifier"] for failure in again["batchItemFailures"]}
-    done = [m for m in messages if m["MessageId"] not in kept]
-    if done:
-        entries = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(done)]
-        sqs.delete_message_batch(QueueUrl=queue, Entries=entries)
+def of_queue(handler: Any, settings: dict[str, Any]) -> Callable[[Any], None]:
+    """A turn at a queue: receive messages, handle them, delete what succeeded."""
+    sqs, queue = boto3.client("sqs", config=PATIENT), settings["queue_url"]
+    attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+    queue_arn = attributes["Attributes"]["QueueArn"]
+
+    def turn(context: Any) -> None:
+        received = sqs.receive_message(
+            QueueUrl=queue,
+            MaxNumberOfMessages=settings["batch_size"],
+            WaitTimeSeconds=LONG_POLL_SECONDS,
+            MessageSystemAttributeNames=["All"],
+        )
+        messages = received.get("Messages", [])
+        if not messages:
+            return
+        again = handler({"Records": [record(m, queue_arn) for m in messages]}, context)
+        kept = {failure["itemIdentifier"] for failure in again["batchItemFailures"]}
+        done = [m for m in messages if m["MessageId"] not in kept]
+        if done:
+            entries = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(done)]
+            sqs.delete_message_batch(QueueUrl=queue, Entries=entries)
+
+    return turn
+
+
+def of_activity(handler: Any, settings: dict[str, Any]) -> Callable[[Any], None]:
+    """A turn at an activity: fetch a task and handle it as a message; what should come again, fails it.
+
+    The state tries a failed task again, as the queue would deliver the message again.
+    """
+    step_functions = boto3.client("stepfunctions", config=PATIENT)
+
+    def turn(context: Any) -> None:
+        fetched = step_functions.get_activity_task(
+            activityArn=settings["activity_arn"], workerName=context.log_stream_name
+        )
+        if token := fetched.get("taskToken"):
+            task = json.loads(fetched["input"])
+            enqueued = datetime.fromisoformat(task.pop("enqueued")).timestamp()
+            attributes = {"ApproximateReceiveCount": task.pop("attempt"), "SentTimestamp": enqueued * 1000}
+            body = json.dumps(task | {"token": token})
+            message = {"MessageId": token, "ReceiptHandle": "", "Body": body, "Attributes": attributes}
+            if handler({"Records": [record(message, "")]}, context)["batchItemFailures"]:
+                step_functions.send_task_failure(taskToken=token, error="Transient")
+
+    return turn
 
 
 class WholeLines:
@@ -97,14 +134,11 @@ def main() -> None:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    sqs = boto3.client("sqs", config=PATIENT)
-    attributes = sqs.get_queue_attributes(QueueUrl=settings["queue_url"], AttributeNames=["QueueArn"])
-    queue_arn = attributes["Attributes"]["QueueArn"]
+    turn = (of_activity if "activity_arn" in settings else of_queue)(module.handler, settings)
     sys.stdout = WholeLines(sys.stdout)
     print("ready")  # first: a queue that holds messages already has the workers print at once
     for number in range(settings["first"], settings["first"] + settings["workers"]):
-        arguments = (module.handler, sqs, settings, queue_arn, number)
-        threading.Thread(target=work, args=arguments, daemon=True).start()
+        threading.Thread(target=work, args=(turn, number), daemon=True).start()
     sys.stdin.read()
     os._exit(0)
 

@@ -421,6 +421,8 @@ def remove(engine: Engine, arn: str) -> None:
                 engine.client("lambda").delete_function(FunctionName=name)
             case "lambda", "event-source-mapping":
                 engine.client("lambda").delete_event_source_mapping(UUID=name)
+            case "states", "activity":
+                engine.client("stepfunctions").delete_activity(activityArn=arn)
             case "states", "stateMachine":
                 engine.client("stepfunctions").delete_state_machine(stateMachineArn=arn)
             case "sqs", queue:

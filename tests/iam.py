@@ -118,6 +118,13 @@ ON_BEHALF = {
         "TagQueue",
     },
     "AWS::SQS::QueuePolicy": {"SetQueueAttributes"},
+    "AWS::StepFunctions::Activity": {
+        "CreateActivity",
+        "DeleteActivity",
+        "DescribeActivity",
+        "ListTagsForResource",
+        "TagResource",
+    },
     "AWS::StepFunctions::StateMachine": {
         "CreateStateMachine",
         "DeleteStateMachine",
@@ -136,6 +143,7 @@ Of the permissions that the resource types' schemas list, those for the properti
 
 ACCOUNT = "000000000000"
 EXAMPLES = {
+    "activityArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:activity:lab-none",
     "QueueUrl": f"http://localhost/{ACCOUNT}/lab-probe",
     "executionArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:execution:lab-probe:run",
     "mapRunArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:mapRun:lab-probe/Items:run",

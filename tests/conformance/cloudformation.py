@@ -286,3 +286,16 @@ def mapping_updated_in_place(site: Site) -> Any:
     new = stack.outputs()["Mapping"]
     config = site.functions.get_event_source_mapping(UUID=new)["ScalingConfig"]
     return [new == old, config["MaximumConcurrency"]]
+
+
+@probe(
+    f"{REFERENCE}/aws-resource-stepfunctions-activity.html", ["CREATE_COMPLETE", True, "ActivityDoesNotExist"]
+)
+def activity(site: Site) -> Any:
+    """AWS::StepFunctions::Activity makes an activity, whose ARN Ref gives, and deletes it with the stack."""
+    resource = {"Type": "AWS::StepFunctions::Activity", "Properties": {"Name": site.name()}}
+    stack = Stack(site, {"Activity": resource}, Outputs={"Arn": {"Value": {"Ref": "Activity"}}})
+    arn = stack.outputs()["Arn"]
+    made = site.sfn.describe_activity(activityArn=arn)["activityArn"] == arn
+    stack.delete()
+    return [stack.status, made, site.refused(site.sfn.describe_activity, activityArn=arn)]

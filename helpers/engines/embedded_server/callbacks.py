@@ -1,5 +1,6 @@
 """Callback tasks and activities: a token for each attempt, which takes one answer in time."""
 
+import asyncio
 import contextlib
 import contextvars
 import functools
@@ -15,6 +16,9 @@ from stopping import Scope, Stopped
 
 KNOWN_TOKENS = 100_000
 """So many of the last tokens are told from texts that never were one."""
+
+POLL_SECONDS = 0.05
+"""Between two looks of a waiting GetActivityTask for a task, which AWS gives out as soon as there is one."""
 
 State = dict[str, Any]
 Step = Callable[..., Any]
@@ -180,9 +184,27 @@ def heartbeats_are_timeouts(matches: Step) -> Step:
     return corrected
 
 
+def activities_in_templates(sfn: Any) -> dict[str, Step]:
+    """How CloudFormation makes and deletes an AWS::StepFunctions::Activity; Ref is its ARN."""
+
+    def create(logical_id: str, properties: dict[str, Any], stack: str) -> Any:
+        tags = [{"key": tag["Key"], "value": tag["Value"]} for tag in properties.get("Tags", [])]
+        status, _, body = sfn._create_activity({"name": properties["Name"], "tags": tags})
+        answer = json.loads(body)
+        if status >= 300:
+            raise ValueError(answer["message"])
+        return answer["activityArn"], {"Arn": answer["activityArn"], "Name": properties["Name"]}
+
+    def delete(arn: str, properties: dict[str, Any]) -> None:
+        sfn._delete_activity({"activityArn": arn})
+
+    return {"create": create, "delete": delete}
+
+
 def correct() -> None:
     """Put these corrections in place in ministack."""
     from ministack.services import stepfunctions as sfn
+    from ministack.services.cloudformation import provisioners
 
     callbacks = Callbacks(sfn)
     sfn.threading = SimpleNamespace(**vars(threading) | {"Event": Answer})
@@ -192,7 +214,10 @@ def correct() -> None:
     sfn._invoke_activity = callbacks.activity(sfn._invoke_activity)
     sfn._SERVICE_DISPATCH["activity:"] = callbacks.enqueue
     sfn._get_activity_task = callbacks.fetch(sfn._get_activity_task)
+    sfn.asyncio = SimpleNamespace(sleep=lambda _: asyncio.sleep(POLL_SECONDS))
     sfn._call_lambda = callbacks.handler_error(sfn._call_lambda)
     for action in ("success", "failure", "heartbeat"):
         name = f"_send_task_{action}"
         setattr(sfn, name, callbacks.one_answer(getattr(sfn, name)))
+    provisioners._RESOURCE_HANDLERS["AWS::StepFunctions::Activity"] = activities_in_templates(sfn)
+    provisioners._STACK_TAG_PROPERTY["AWS::StepFunctions::Activity"] = ("Tags", "list")

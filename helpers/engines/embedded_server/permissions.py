@@ -96,13 +96,15 @@ class Waiting:
         return corrected
 
     def resources(self, extract: Step) -> Step:
-        """The resource of a request that names a task token, a Map Run or something with tags."""
+        """The resource of a request that names a token, a Map Run, something with tags or a new activity."""
 
         def corrected(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> str:
             data = json.loads(body) if service == "states" and body else {}
             named = data.get("mapRunArn") or data.get("resourceArn")
             named = named or self.machines.get(data.get("taskToken", ""))
-            return named or str(extract(service, method, path, headers, body, *rest))
+            found = named or str(extract(service, method, path, headers, body, *rest))
+            new = headers.get("x-amz-target", "").endswith(".CreateActivity")
+            return found.replace(":stateMachine:", ":activity:") if new else found
 
         return corrected
 
