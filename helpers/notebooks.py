@@ -46,6 +46,8 @@ __all__ = ["Result", "discover", "execute", "parameters_of", "reading", "report"
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 READING = "application/vnd.concurrency-lab.reading+json"
+RESULTS = "results.json"
+"""The file in a run's folder that says what became of each notebook."""
 
 REFUSED_TAGS = {
     "raises-exception": "the run fails all the same; catch the exception and assert what it says",
@@ -236,13 +238,16 @@ def run(paths: Sequence[Path], out_dir: Path, parameters: Mapping[str, Any], pro
         except (KeyboardInterrupt, SystemExit) as stopped:
             saved, seconds = out_dir.resolve() / path.name, time.monotonic() - begun
             if saved.exists():
-                at, error = _last_started(_cells(saved)), f"{type(stopped).__name__}: stopped before its end"
+                at, error = (
+                    _last_started(cells_of(saved)),
+                    f"{type(stopped).__name__}: stopped before its end",
+                )
                 results.append(_result(saved, seconds, at, error, _spent() - spent))
-            _report(out_dir, report, results)
+            _report(out_dir, report, results, [path.stem for path in paths])
             raise
         if len(results) == len(paths):
             report["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-        _report(out_dir, report, results)
+        _report(out_dir, report, results, [path.stem for path in paths])
     return results
 
 
@@ -253,7 +258,8 @@ def report(path: Path, out_dir: Path, parameters: Mapping[str, Any], progress: b
     NotebookError as `run` does; a notebook that fails is a Result with ok=False.
     """
     import nbformat
-    from nbconvert import HTMLExporter
+
+    from helpers.site import alone
 
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if "lesson" not in cell.metadata.get("tags", [])]
@@ -261,9 +267,8 @@ def report(path: Path, out_dir: Path, parameters: Mapping[str, Any], progress: b
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         nbformat.write(notebook, Path(folder, "report.ipynb"))
         result = execute(Path(folder, "report.ipynb"), out_dir, parameters, progress)
-    page, _ = HTMLExporter(exclude_input=True, exclude_output_prompt=True).from_filename(str(result.path))
-    write_whole(out_dir / "report.html", page)
-    for number, png in enumerate(_figures(_outputs(_cells(result.path))), 1):
+    write_whole(out_dir / "report.html", alone(result.path, dataclasses.asdict(result), code=False))
+    for number, png in enumerate(_figures(_outputs(cells_of(result.path))), 1):
         write_whole(out_dir / f"figure-{number}.png", base64.b64decode(png))
     return result
 
@@ -517,7 +522,7 @@ def _spent() -> float:
 
 def _result(saved: Path, seconds: float, index: int | None, error: str | None, usd: float) -> Result:
     """Read the executed notebook back; `index` is the place of the failed cell in it, counted from 0."""
-    cells = _cells(saved)
+    cells = cells_of(saved)
     outputs = _outputs(cells)
     readings = [data[READING] for data in outputs if READING in data]
     return Result(
@@ -550,7 +555,7 @@ def _exercises(cells: Sequence[Any]) -> dict[str, dict[str, str | None]]:
     return found
 
 
-def _cells(saved: Path) -> list[Any]:
+def cells_of(saved: Path) -> list[Any]:
     """The cells of an executed notebook, without those that papermill adds to point at an error."""
     import nbformat
     from papermill.execute import remove_error_markers
@@ -568,14 +573,16 @@ def _figures(outputs: Sequence[Any]) -> list[str]:
     return [data["image/png"].replace("\n", "") for data in outputs if "image/png" in data]
 
 
-def _report(out_dir: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
-    """Renew results.json, the last notebook's page and index.html."""
+def _report(
+    out_dir: Path, report: Mapping[str, Any], results: Sequence[Result], others: Sequence[str]
+) -> None:
+    """Renew results.json, the last notebook's page, which links to the others of the run, and index.html."""
     listed = [dataclasses.asdict(result) | {"path": result.path.name} for result in results]
-    write_whole(out_dir / "results.json", json.dumps({**report, "results": listed}, indent=2) + "\n")
+    write_whole(out_dir / RESULTS, json.dumps({**report, "results": listed}, indent=2) + "\n")
     if results:
-        from nbconvert import HTMLExporter
+        from helpers.site import alone
 
-        page, _ = HTMLExporter().from_filename(str(results[-1].path))
+        page = alone(results[-1].path, listed[-1], others=others)
         write_whole(results[-1].path.with_suffix(".html"), page)
     write_whole(out_dir / "index.html", _index(report, results))
 
@@ -603,7 +610,7 @@ def _index(report: Mapping[str, Any], results: Sequence[Result]) -> str:
             f'<td class="number">{result.seconds:.1f}</td>'
             f"<td><pre>{html.escape(where + (result.error or ''))}</pre></td></tr>"
         )
-        outputs = _outputs(_cells(result.path))
+        outputs = _outputs(cells_of(result.path))
         figures = _figures(outputs)
         readings = [f"<li>{html.escape(data['text/plain'])}</li>" for data in outputs if READING in data]
         if figures or readings:

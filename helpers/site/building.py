@@ -1,0 +1,212 @@
+"""Put the site together: which pages there are, in which order, and what each is made of."""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from helpers import notebooks
+from helpers.errors import LabError
+from helpers.files import write_whole
+from helpers.site import links, pages, reference
+from helpers.site.pages import Page
+
+__all__ = ["Built", "alone", "build"]
+
+ROOT = Path(__file__).parents[2]
+COURSE = "The notebooks"
+"""The section of the README with the table of the course."""
+LISTING = "index"
+"""What the page of a folder is called."""
+LINKS = "links.txt"
+"""The site's file that lists the addresses outside of it."""
+FIGURE = re.compile(r"!\[([^\]]*)\]\((docs/figures/[^)]+)\)")
+
+
+Groups = Sequence[tuple[str, Sequence[Page]]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was built: `checked` are its links, `failed` tells each notebook that failed, cell and error."""
+
+    checked: links.Checked
+    failed: tuple[str, ...]
+
+
+def build(run: Path, out: Path) -> Built:
+    """Write the site of a run's executed notebooks, and of the repository's documents, into `out`.
+
+    run: the folder of a `lab run`. A notebook that it did not execute has no outputs, and says so.
+
+    Raises LabError where there is no such run, no clone of the repository around it, or `out` is not empty,
+    and FileError where there is no room.
+    """
+    if not (run / notebooks.RESULTS).is_file():
+        raise LabError(f"run {run}: has no {notebooks.RESULTS}; give the folder of a `./lab run`")
+    if not (ROOT / "README.md").is_file():
+        raise LabError(f"{ROOT}: has no README.md, and the site is made of its documents; use a clone")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LabError(f"out {out}: is not empty; remove it, or give another folder by --out")
+    report = json.loads((run / notebooks.RESULTS).read_text())
+    results = {result["name"]: result for result in report["results"]}
+    course = [_notebook(run, path, results.get(path.stem)) for path in notebooks.discover()]
+    documents = [_document(path) for path in sorted((ROOT / "docs").glob("*.md"))]
+    guides = [_document(path) for path in [ROOT / "infra/README.md", *sorted(ROOT.glob("infra/*/README.md"))]]
+    readme, *project = [_document(ROOT / f"{name}.md") for name in ("README", "CONTRIBUTING", "SECURITY")]
+    api = list(reference.pages(ROOT))
+    groups = [
+        ("Course", course),
+        ("Tables and guides", documents),
+        ("Workflows", guides),
+        ("The project", [replace(readme, title="README"), *project]),
+    ]
+    groups[0] = ("Course", [_index(report, groups), *course])
+    short = [*groups, ("API", [replace(api[0], title="API reference")])]
+    site = _Site(out)
+    for page in (page for _, listed in groups for page in listed):
+        site.write(page, short)
+    for page in api:
+        site.add(page, [*groups, ("API", api)])
+        site.needed.add(page.origin)
+    site.write_needed(short)
+    write_whole(out / ".nojekyll", "")
+    checked = links.check(out)
+    write_whole(out / LINKS, "".join(f"{address}\n" for address in checked.external))
+    return Built(checked, tuple(_failure(result) for result in results.values() if not result["ok"]))
+
+
+def alone(executed: Path, result: Mapping[str, Any], others: Collection[str] = (), code: bool = True) -> str:
+    """The HTML page of one executed notebook by itself, for the folder that it is in.
+
+    result: its fields of a `notebooks.Result`. others: names of notebooks whose pages are beside it; other
+    links into the repository are text. code: whether it shows the cells' sources.
+    """
+    page = pages.of_notebook(executed, notebooks.cells_of(executed), _told(result), code)
+    beside = {f"notebooks/{name}.ipynb": f"notebooks/{name}.html" for name in others}
+    return pages.whole(replace(page, body=links.rewritten(page, beside.get)))
+
+
+def place(path: str) -> str:
+    """The path in the site of a file or folder of the repository.
+
+    A picture is itself, whatever else is a page. No part of it is hidden, for publishers leave those out.
+    """
+    path = re.sub(r"(^|/)\.", r"\1dot-", path)
+    name, _, kind = path.rpartition(".")
+    if kind in ("md", "ipynb"):
+        return f"{name}.html"
+    return path if kind in ("png", "svg") else f"{path}.html"
+
+
+class _Site:
+    """The site's folder, and what of the repository its pages lead to (`needed`) beyond what is written."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.needed: set[str] = set()
+        self.written: set[str] = set()
+
+    def write(self, page: Page, navigation: Groups) -> None:
+        """A page, its links turned into links within the site."""
+
+        def found(path: str) -> str:
+            if (ROOT / path).is_dir():
+                path = f"{path}/README.md" if (ROOT / path / "README.md").is_file() else f"{path}/{LISTING}"
+            self.needed.add(path)
+            return place(path)
+
+        self.add(replace(page, body=links.rewritten(page, found)), navigation)
+
+    def add(self, page: Page, navigation: Groups) -> None:
+        """A page whose links are the site's already."""
+        write_whole(self.out / page.path, pages.whole(page, navigation))
+        self.written.add(page.path)
+
+    def write_needed(self, navigation: Groups) -> None:
+        """What the pages lead to, and what that leads to: pictures as they are, texts as pages."""
+        while missing := sorted(path for path in self.needed if place(path) not in self.written):
+            for path in missing:
+                file, where = ROOT / path, place(path)
+                self.written.add(where)
+                if file.name == LISTING:
+                    self.write(_listing(path), navigation)
+                elif not file.is_file():
+                    continue  # and the link is dead
+                elif where == path:
+                    write_whole(self.out / where, file.read_bytes())
+                else:
+                    self.write(pages.of_text(where, path, file.read_text()), navigation)
+
+
+def _notebook(run: Path, path: Path, result: Mapping[str, Any] | None) -> Page:
+    """A notebook as it was executed, or as it is where it was not; its title is short, with its number."""
+    executed = path if result is None else run / result["path"]
+    page = pages.of_notebook(executed, notebooks.cells_of(executed), _told(result))
+    return replace(page, title=f"{path.stem[:2]} {page.title.partition(':')[0]}")
+
+
+def _told(result: Mapping[str, Any] | None) -> str:
+    """What a reader has to know of how the notebook ran, as HTML."""
+    if result is None:
+        return '<p class="note">This notebook was not executed for this site: it has no outputs here.</p>'
+    if result["ok"]:
+        return ""
+    return (
+        f'<p class="failed"><b>This notebook failed.</b> <a href="#failed">{escape(_where(result))}</a></p>'
+    )
+
+
+def _where(result: Mapping[str, Any]) -> str:
+    cell = "" if result["cell"] is None else f"In [{result['cell']}] "
+    return f"{cell}{result['error']}"
+
+
+def _failure(result: Mapping[str, Any]) -> str:
+    return f"{result['name']}: {_where(result)}"
+
+
+def _document(path: Path) -> Page:
+    """One of the repository's documents."""
+    origin = path.relative_to(ROOT).as_posix()
+    return pages.of_markdown(place(origin), origin, path.read_text())
+
+
+def _listing(path: str) -> Page:
+    """The files of a folder that is linked to and has no README."""
+    folder = (ROOT / path).parent
+    names = sorted(one.name for one in folder.iterdir() if not one.name.startswith(("__pycache__", ".")))
+    items = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>' for name in names)
+    return pages.of_html(place(path), path, f"<h1>{escape(path.rpartition('/')[0])}</h1><ul>{items}</ul>")
+
+
+def _index(report: Mapping[str, Any], groups: Groups) -> Page:
+    """The first page: the README's beginning, its table of the course and its figures, what else is here."""
+    readme = (ROOT / "README.md").read_text()
+    intro, *parts = re.split(r"^## ", readme, flags=re.MULTILINE)
+    sections = {part.partition("\n")[0]: part.partition("\n")[2] for part in parts}
+    if COURSE not in sections:
+        raise LabError(f"README.md: has no section {COURSE!r}, which the site's first page shows; restore it")
+    passed = sum(result["ok"] for result in report["results"])
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    when = (report["finished"] or report["started"])[:10]
+    executed = (
+        f"What you see was executed on {when} on the {report['engine']} engine ({versions}): "
+        f"{passed} of {len(report['results'])} notebooks passed."
+    )
+    shown = set(FIGURE.findall(intro))
+    figures = "\n".join(
+        f'<figure><a href="{path}"><img src="{path}" alt="{escape(alt)}"></a>'
+        f"<figcaption>{escape(alt)}</figcaption></figure>"
+        for alt, path in FIGURE.findall(readme)
+        if (alt, path) not in shown
+    )
+    listed = [f"- [{page.title}]({page.origin}): {page.about}" for _, some in groups[1:] for page in some]
+    text = [
+        *[intro, f"## {COURSE}", executed, sections[COURSE], "## Figures"],
+        *[f'<div class="gallery">\n{figures}\n</div>', "## Also here", "\n".join(listed)],
+    ]
+    return replace(pages.of_markdown("index.html", "README.md", "\n\n".join(text)), title="Overview")

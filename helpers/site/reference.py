@@ -1,0 +1,49 @@
+"""The API reference: a page of every public module, from its docstrings, by pdoc."""
+
+# mypy: allow-untyped-calls
+
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from bs4 import BeautifulSoup
+
+from helpers.site.pages import TEMPLATES, Page, relative
+
+__all__ = ["pages"]
+
+PRIVATE = ["cli", "commands", "engines.tied", "fleet_worker", "merging", "site"]
+"""Programs, the command line and this site: nobody imports them."""
+
+
+def pages(root: Path) -> Iterator[Page]:
+    """The pages, `helpers` first; their links are those of the site already."""
+    import pdoc
+
+    import helpers
+
+    pdoc.render.configure(
+        docformat="markdown",
+        include_undocumented=False,
+        search=False,
+        show_source=False,
+        template_directory=TEMPLATES,
+    )
+    known = [module.name for module in pkgutil.walk_packages(helpers.__path__, "helpers.")]
+    # Each by its name: of a package with an `__all__` pdoc takes what that lists.
+    names = pdoc.extract.walk_specs(["helpers", *known, *(f"!helpers.{name}" for name in PRIVATE)])
+    modules = {name: pdoc.doc.Module.from_name(name) for name in names}
+    for name, module in modules.items():
+        path = f"api/{name.replace('.', '/')}.html"
+        soup = BeautifulSoup(pdoc.render.html_module(module, modules), "html.parser")
+        origin = Path(str(module.source_file)).relative_to(root).as_posix()
+        link = soup.new_tag("a", href=relative(path, f"{origin}.html"))
+        link.string = origin
+        if title := soup.find("h1"):
+            title.insert_after(link)
+        first = module.docstring.partition("\n")[0]
+        found = [str(element["id"]) for element in soup.find_all("section", id=True)]
+        sections = tuple((one, one) for one in found)
+        for pre in soup.find_all("pre"):
+            pre["tabindex"] = "0"
+        yield Page(path, origin, name, str(soup), first, sections)

@@ -1,0 +1,24 @@
+// The switch between dark and light: the reader's own choice if there is one, else the system's.
+const root = document.documentElement;
+const kept = {
+  get() { try { return localStorage.getItem("theme"); } catch { return null; } },
+  set(theme) { try { localStorage.setItem("theme", theme); } catch { /* a disk without a store */ } },
+};
+const dark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+if (["dark", "light"].includes(kept.get())) root.dataset.theme = kept.get();
+addEventListener("DOMContentLoaded", () => {
+  const button = document.getElementById("theme");
+  const show = () => { button.textContent = dark() ? "Light" : "Dark"; };
+  button.hidden = false;
+  show();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
+  button.addEventListener("click", () => {
+    root.dataset.theme = dark() ? "light" : "dark";
+    kept.set(root.dataset.theme);
+    show();
+  });
+  const here = document.querySelector("nav [aria-current]");
+  if (here && matchMedia("(min-width: 64rem)").matches) here.scrollIntoView({ block: "nearest" });
+  const menu = document.getElementById("menu");
+  if (menu) menu.addEventListener("click", (event) => { if (event.target.closest("a") && menu.matches(":popover-open")) menu.hidePopover(); });
+});
