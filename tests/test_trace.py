@@ -101,12 +101,18 @@ def test_other_categories_become_the_traces_own(lanes, ordered):
     pd.testing.assert_series_equal(worker, actual.attempts["worker"])
 
 
-@given(st.lists(st.integers(-3, 9), max_size=8), st.lists(st.integers(-5, 12), max_size=8))
-def test_items_are_found_by_their_rows(items, wanted):
+@pytest.fixture(scope="module")
+def small():
+    """One for a test that makes hundreds of others from it."""
+    return small_trace()
+
+
+@given(items=st.lists(st.integers(-3, 9), max_size=8), wanted=st.lists(st.integers(-5, 12), max_size=8))
+def test_items_are_found_by_their_rows(small, items, wanted):
     """The first row of each, or -1: whatever their order, what is missing and what is there twice."""
-    columns = {**dict.fromkeys(small_trace().items, 0.0), "lane": "direct", "outcome": "failed"}
+    columns = {**dict.fromkeys(small.items, 0.0), "lane": "direct", "outcome": "failed"}
     table = pd.DataFrame([columns | {"item": item} for item in items], columns=list(columns))
-    trace = dataclasses.replace(small_trace(), items=table)
+    trace = dataclasses.replace(small, items=table)
     expected = [items.index(item) if item in items else -1 for item in wanted]
     assert expected == trace.rows(wanted).tolist()
     in_order = dataclasses.replace(trace, items=table.assign(item=range(len(table))))
