@@ -5,6 +5,8 @@ from helpers.engines import connect
 from helpers.errors import LabError
 from helpers.exercises import check
 from helpers.experiment import Experiment, empirical, exponential, lognormal
+from helpers.graph import graph
+from helpers.live_figure import LiveFigure
 from helpers.notebooks import reading
 from helpers.predict import fitted, predict
 from helpers.search import search
@@ -14,6 +16,7 @@ from helpers.trace import Trace
 __all__ = [
     "Experiment",
     "LabError",
+    "LiveFigure",
     "Trace",
     "calibration",
     "check",
@@ -23,6 +26,7 @@ __all__ = [
     "empirical",
     "exponential",
     "fitted",
+    "graph",
     "live",
     "lognormal",
     "metrics",

@@ -29,6 +29,7 @@ from helpers.errors import InvalidExperiment, LabError, StackError
 from helpers.experiment import Experiment
 from helpers.files import RUNS
 from helpers.fleet import Fleet
+from helpers.live_figure import LiveFigure, Progress
 from helpers.stack import INPUT_LIMIT_BYTES, Stack, deploy, parameters
 from helpers.trace import ITEM_TIMES, Trace
 
@@ -60,7 +61,7 @@ _SPOILT: ContextVar[Mapping[int, Mapping[str, Any]] | None] = ContextVar("_SPOIL
 
 
 def run(
-    stack: Stack, experiment: Experiment, machine: str = "StateMachineArn", progress: bool = True
+    stack: Stack, experiment: Experiment, machine: str = "StateMachineArn", progress: Progress = True
 ) -> Trace:
     """Run the experiment on a deployed `combined`, `distributed_map` or `activity` stack; return the trace.
 
@@ -77,7 +78,7 @@ def run(
 
 
 def _run(
-    stack: Stack, experiment: Experiment, machine: str = "StateMachineArn", progress: bool = True
+    stack: Stack, experiment: Experiment, machine: str = "StateMachineArn", progress: Progress = True
 ) -> Trace:
     """The run, which was paid for."""
     if experiment.siphon_share and not {"ActivityArn", "QueueUrl"} & stack.outputs.keys():
@@ -86,13 +87,17 @@ def _run(
             "use 0, or deploy `combined`"
         )
     name = f"run-{uuid.uuid4().hex[:12]}"
-    with _consumers(stack, experiment, progress) as fleet:
+    counts: list[dict[str, Any]] = []
+    measured = counts if stack.engine.paced else []
+    with consumers(stack, experiment, progress is True) as fleet:
         since = time.time()
         arn = stack.start(_input(stack, name, experiment), machine, name, paid=True)
-        with _sampled_queue(stack) as samples:
-            counts: list[dict[str, Any]] = []
+        with sampled_queue(stack) as samples, _followed(progress, experiment, samples, counts) as figure:
             try:
-                execution = wait(stack, arn, experiment.items, progress, counts, fleet)
+                execution = wait(
+                    *(stack, arn, experiment.items, progress is True, counts, fleet),
+                    figure.look if figure else None,
+                )
                 if execution["status"] != "SUCCEEDED":
                     raise StackError(
                         f"execution {name}: ended as {execution['status']} "
@@ -100,15 +105,17 @@ def _run(
                         "see its history, and the functions' logs"
                     )
                 trace = _trace(stack, experiment, execution, samples, fleet)
+                if figure:
+                    figure.end(trace)
             except BaseException as error:
                 kept = salvage(
                     lambda: _trace(stack, experiment, _stopped(stack, arn), samples, fleet, patience=0),
-                    lambda: _own_trace(stack, experiment, since, samples, fleet, counts),
+                    lambda: _own_trace(stack, experiment, since, samples, fleet, measured),
                 )
                 if isinstance(error, StackError):
                     error.trace = kept
                 raise
-    return _with_metrics(stack, trace, counts)
+    return _with_metrics(stack, trace, measured)
 
 
 @contextlib.contextmanager
@@ -121,7 +128,7 @@ def bench(engine: Engine) -> Iterator[Run]:
         stack: Stack | None = None
         last: Trace | None = None
 
-        def run_next(experiment: Experiment, progress: bool = True) -> Trace:
+        def run_next(experiment: Experiment, progress: Progress = True) -> Trace:
             nonlocal stack, last
             _check(experiment)
             engine.spend(_described(experiment), budget.of_run(experiment))
@@ -191,7 +198,7 @@ def depth(stack: Stack, queue: str = "QueueUrl") -> int:
     return sum(int(told["Attributes"][name]) for name in names)
 
 
-def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
+def burst(stack: Stack, experiment: Experiment, progress: Progress = True) -> Trace:
     """Send all items to a deployed `sqs_limited` stack's queue at once; return the trace when it is empty.
 
     Nobody waits for these items: one arrives when its message is sent, and returns when its last attempt
@@ -204,12 +211,18 @@ def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
             f"siphon_share={experiment.siphon_share}: a burst has the limited lane only; use siphon_share=1"
         )
     stack.engine.spend(_described(experiment), budget.of_burst(experiment))
-    with _consumers(stack, experiment, progress) as fleet, _sampled_queue(stack) as samples:
+    with (
+        consumers(stack, experiment, progress is True) as fleet,
+        sampled_queue(stack) as samples,
+        _followed(progress, experiment, samples, []) as figure,
+    ):
         since = time.time()
         try:
-            _send(stack, payloads(experiment))
-            _drain(stack, experiment.items, progress, fleet)
+            send(stack, payloads(experiment))
+            _drain(stack, experiment.items, progress is True, fleet, figure.look if figure else None)
             trace = _burst_trace(stack, experiment, since, samples, fleet)
+            if figure:
+                figure.end(trace)
         except BaseException as error:
             kept = salvage(
                 lambda: _burst_trace(stack, experiment, since, samples, fleet, patience=0),
@@ -221,8 +234,17 @@ def burst(stack: Stack, experiment: Experiment, progress: bool = True) -> Trace:
     return _with_metrics(stack, trace, [])
 
 
+def _followed(
+    progress: Progress, experiment: Experiment, samples: list[dict[str, float]], counts: list[dict[str, Any]]
+) -> contextlib.AbstractContextManager[LiveFigure | None]:
+    """The figure that follows the run, if one shall."""
+    if isinstance(progress, LiveFigure):
+        return progress.following(experiment, samples, counts)
+    return contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def _consumers(stack: Stack, experiment: Experiment, progress: bool) -> Iterator[Fleet | None]:
+def consumers(stack: Stack, experiment: Experiment, progress: bool) -> Iterator[Fleet | None]:
     """The fleet, where the experiment has one, and warm functions, unless it asks for cold starts."""
     with contextlib.ExitStack() as resources:
         fleet: Fleet | None = None
@@ -233,12 +255,20 @@ def _consumers(stack: Stack, experiment: Experiment, progress: bool) -> Iterator
         yield fleet
 
 
-def _send(stack: Stack, items: list[dict[str, Any]]) -> None:
+def send(
+    stack: Stack,
+    items: list[dict[str, Any]],
+    fields: Callable[[dict[str, Any]], dict[str, str]] | None = None,
+) -> None:
+    """Send these items to the stack's queue at once, a message each.
+
+    fields: what a message has beside its body, such as its group. Raises StackError for one that is refused.
+    """
     sqs, url = stack.engine.client("sqs"), stack.outputs["QueueUrl"]
 
     def send(first: int) -> None:
         entries = [
-            {"Id": str(n), "MessageBody": json.dumps({"item": item})}
+            {"Id": str(n), "MessageBody": json.dumps({"item": item})} | (fields(item) if fields else {})
             for n, item in enumerate(items[first : first + SEND_BATCH])
         ]
         if failed := sqs.send_message_batch(QueueUrl=url, Entries=entries).get("Failed"):
@@ -248,9 +278,16 @@ def _send(stack: Stack, items: list[dict[str, Any]]) -> None:
         list(pool.map(send, range(0, len(items), SEND_BATCH)))
 
 
-def _drain(stack: Stack, items: int, progress: bool, fleet: Fleet | None = None) -> None:
+def _drain(
+    stack: Stack,
+    items: int,
+    progress: bool,
+    fleet: Fleet | None = None,
+    look: Callable[[], None] | None = None,
+) -> None:
     """Wait until the queue has been empty for a while, showing how many items have left it.
 
+    look: called after each look at it.
     Raises StackError when the fleet that empties it is not whole any more.
     """
     empty_since = None
@@ -260,6 +297,8 @@ def _drain(stack: Stack, items: int, progress: bool, fleet: Fleet | None = None)
             bar.update(max(0, items - left) - bar.n)
             if fleet:
                 fleet.check()
+            if look:
+                look()
             empty_since = None if left else empty_since or time.monotonic()
             time.sleep(stack.engine.poll_seconds)
 
@@ -379,7 +418,7 @@ def _bar(things: Iterable[str], total: int, what: str, progress: bool) -> Iterab
 
 
 @contextlib.contextmanager
-def _sampled_queue(stack: Stack) -> Iterator[list[dict[str, float]]]:
+def sampled_queue(stack: Stack) -> Iterator[list[dict[str, float]]]:
     """Sample the queue's depth, as SQS reports it, until the block ends. Times are epoch seconds."""
     samples: list[dict[str, float]] = []
     if "QueueUrl" not in stack.outputs:
@@ -415,16 +454,17 @@ def wait(
     progress: bool = True,
     counts: list[dict[str, Any]] | None = None,
     fleet: Fleet | None = None,
+    look: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Wait until the execution has ended and return its description (DescribeExecution).
 
-    items: how many its Map has, for the progress shown. counts: where AWS's quotas hold, gets what its Map
-    Runs count meanwhile (itemCounts of DescribeMapRun), each with its time (epoch s). fleet: what works for
-    it; raises StackError when that is not whole any more.
+    items: how many its Map has, for the progress shown. counts: where AWS's quotas hold, or with a look, gets
+    what its Map Runs count meanwhile (itemCounts of DescribeMapRun), each with its time (epoch s). fleet:
+    what works for it; raises StackError when that is not whole any more. look: called after each look at it.
     """
     step_functions = stack.engine.client("stepfunctions")
     looked = 0.0
-    kept = counts if stack.engine.paced else None
+    kept = counts if stack.engine.paced or look else None
     map_runs: list[str] = []
     with tqdm(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
         while True:
@@ -441,6 +481,8 @@ def wait(
                     bar.update(told["succeeded"] + told["failed"] - bar.n)
                     if kept is not None:
                         kept.append(told | {"time": time.time()})
+            if look:
+                look()
             time.sleep(stack.engine.poll_seconds)
 
 
@@ -622,12 +664,30 @@ def _trace(
     patience: float | None = None,
 ) -> Trace:
     back = results(stack, execution)
+    began = execution["startDate"].timestamp()
+    return traced(stack, experiment, back, began, samples, fleet, patience)
+
+
+def traced(
+    stack: Stack,
+    experiment: Experiment,
+    back: list[dict[str, Any]],
+    began: float,
+    samples: list[dict[str, float]],
+    fleet: Fleet | None = None,
+    patience: float | None = None,
+) -> Trace:
+    """The trace of what came back: a result each, in item order, as the workflows' last states give it.
+
+    back: item, lane, arrival and returned (ISO 8601), and answer (item, attempt, worker, service_start,
+    service_end and, in the limited lane, enqueued, in epoch s) or error (its Error). began: epoch s. The
+    other attempts are read from the workers' logs, for patience (s) at most; the engine's where it is None.
+    """
     answered = {attempt_key(result["answer"]): result["answer"] for result in back if "answer" in result}
 
     def complete(attempts: Attempts) -> bool:
         return all(key in attempts and attempts[key]["outcome"] != "lost" for key in answered)
 
-    began = execution["startDate"].timestamp()
     attempts = attempts_since(stack, began, complete, fleet, patience)
     for key, answer in answered.items():
         # The answer tells as much as the log, and more where its worker never heard that it was taken.

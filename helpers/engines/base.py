@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from botocore.config import Config
 
@@ -15,6 +15,9 @@ from helpers.engines import behaviours
 from helpers.engines.pacing import Pacer
 from helpers.experiment import Experiment
 from helpers.trace import Trace
+
+if TYPE_CHECKING:
+    from helpers.live_figure import Progress
 
 CALL_ATTEMPTS = 10
 """How often a call is made at most, while it is throttled or cut off."""
@@ -28,7 +31,7 @@ CLIENT_CONFIG = Config(
 class Run(Protocol):
     """What runs an Experiment: `Engine.run`, and what `Engine.bench` yields."""
 
-    def __call__(self, experiment: Experiment, progress: bool = True) -> Trace:
+    def __call__(self, experiment: Experiment, progress: Progress = True) -> Trace:
         """Run it and return its trace."""
 
 
@@ -108,9 +111,10 @@ class Engine:
         """The versions of what a measurement depends on, by name."""
         return {name: version(name) for name in ("boto3", "concurrency-lab")}
 
-    def run(self, experiment: Experiment, progress: bool = True) -> Trace:
+    def run(self, experiment: Experiment, progress: Progress = True) -> Trace:
         """Deploy the combined workflow, run the experiment on it, destroy it, return the trace.
 
+        progress: shown as a bar, not at all (False), or as a figure that follows the run (a LiveFigure).
         Raises LabError when the workflow cannot be deployed or does not end; what was deployed is
         destroyed in any case. When that fails or is interrupted, the trace is saved under runs/, naming the
         file, before the error goes on.

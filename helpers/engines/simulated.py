@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from helpers.engines.base import Engine, Run
 from helpers.errors import EngineError
@@ -12,6 +12,9 @@ from helpers.experiment import Experiment
 from helpers.simulation.model import simulate
 from helpers.simulation.quotas import AWS_US_EAST_1, Quotas
 from helpers.trace import Trace
+
+if TYPE_CHECKING:
+    from helpers.live_figure import Progress
 
 
 class Simulated(Engine):
@@ -29,9 +32,15 @@ class Simulated(Engine):
             f"client {service!r}: the simulated engine has no services; use run(), or another engine"
         )
 
-    def run(self, experiment: Experiment, progress: bool = True) -> Trace:
-        """Simulate the experiment; progress has no meaning here."""
-        return simulate(experiment, self.quotas)
+    def run(self, experiment: Experiment, progress: Progress = True) -> Trace:
+        """Simulate the experiment; there is no progress to show, but a LiveFigure shows how it ended."""
+        from helpers.live_figure import LiveFigure
+
+        trace = simulate(experiment, self.quotas)
+        if isinstance(progress, LiveFigure):
+            with progress.following(experiment, [], []):
+                progress.end(trace)
+        return trace
 
     @contextlib.contextmanager
     def bench(self) -> Iterator[Run]:
