@@ -84,7 +84,7 @@ def test_the_queue_is_watched(engine):
     sqs, began = engine.client("sqs"), time.time()
     with stack.deploy(engine, "sqs_limited", {"Consumer": "fleet"}) as deployed:
         url = deployed.outputs["QueueUrl"]
-        with live._sampled_queue(deployed) as samples:
+        with live.sampled_queue(deployed) as samples:
 
             def seen(**depth: int) -> bool:
                 give_up = time.monotonic() + 60
