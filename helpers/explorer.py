@@ -1,5 +1,8 @@
 """Sliders for the settings of an Experiment, and the predicted run redrawn while they move; for notebooks."""
 
+# mypy: allow-untyped-calls
+# (Matplotlib's canvases carry no annotations)
+
 import io
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,6 +33,8 @@ STEPS: dict[str, tuple[float, ...]] = {
 }
 """The fields of Experiment that have a slider, and the values on it."""
 PERCENTS = (50, 95, 99)
+WIDTH = "840px"
+"""The picture's: drawn at the size at which it is shown, its text is sharp."""
 REACHED = 0.999
 """The share of a quota in use from which it counts as reached."""
 
@@ -40,7 +45,8 @@ def explore(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> widgets.W
     It shows makespan, percentiles, peaks and cost, and the timeline of the run. Settings without a slider
     stay as given. What an Experiment refuses is told in its own words, and the last run stays in sight.
     """
-    picture, numbers, image = Picture(), widgets.HTML(), widgets.Image(format="png")
+    picture, numbers = Picture(), widgets.HTML(layout=widgets.Layout(max_width=WIDTH))
+    image = widgets.Image(format="png", layout=widgets.Layout(max_width=WIDTH))
     start = replace(experiment, map_concurrency=experiment.map_limit)
     sliders = {name: _slider(name, getattr(start, name)) for name in STEPS}
 
@@ -58,7 +64,7 @@ def explore(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> widgets.W
     for slider in sliders.values():
         slider.observe(redraw, "value")
     redraw()
-    columns = widgets.Layout(grid_template_columns="repeat(2, 1fr)", width="48em")
+    columns = widgets.Layout(grid_template_columns="repeat(2, 1fr)", max_width=WIDTH)
     return widgets.VBox([widgets.GridBox(list(sliders.values()), layout=columns), numbers, image])
 
 
@@ -66,10 +72,10 @@ class Picture:
     """One figure that is drawn again and again: making a new one each time would take twice as long."""
 
     def __init__(self) -> None:
-        self._figure = Figure(figsize=(9, 3.4))
-        FigureCanvasAgg(self._figure)
+        # A layout that fits itself, as the lab's style has it, would draw everything twice.
+        self._figure = Figure((8.4, 3.4), dpi=100, layout="none")  # type: ignore[arg-type]  # not in its stubs
+        self._canvas = FigureCanvasAgg(self._figure)
         self.timeline, self.times = self._figure.subplots(1, 2, width_ratios=(3, 1.4))
-        # A layout that fits itself would draw everything twice.
         self._figure.subplots_adjust(left=0.08, right=0.98, bottom=0.16, top=0.87, wspace=0.45)
 
     def draw(self, trace: Trace, summary: Mapping[str, Any]) -> bytes:
@@ -79,7 +85,7 @@ class Picture:
         plots.timeline(trace, self.timeline)
         _percentiles(summary, self.times)
         png = io.BytesIO()
-        self._figure.savefig(png, format="png", dpi=80)
+        self._canvas.print_png(png)  # which, unlike savefig, leaves the layout as it is
         return png.getvalue()
 
 
@@ -98,7 +104,7 @@ def _slider(name: str, value: Any) -> widgets.SelectionSlider:
         options=sorted({*STEPS[name], value}),
         value=value,
         description=name,
-        style={"description_width": "11em"},
+        style={"description_width": "10.5em"},
         layout=widgets.Layout(width="auto"),
     )
 
@@ -108,8 +114,8 @@ def _told(trace: Trace, summary: Mapping[str, Any], quotas: Quotas) -> str:
     reached = ", ".join(use["quota"][use["share"] >= REACHED]) or "none"
     lost = summary["items"] - summary["succeeded"]
     return (
-        f"<b>{summary['makespan']:,.4g} s</b> for {summary['items']:,} items "
+        f"<div style='line-height: 1.5'><b>{summary['makespan']:,.4g} s</b> for {summary['items']:,} items "
         f"({summary['throughput']:,.4g} a second), {lost:,} not succeeded · at most {summary['peak_map']:,} "
         f"children and {summary['peak_workers']:,} workers at once · "
-        f"<b>${cost.total(cost.of(trace)):,.4g}</b> · quotas reached: {reached}"
+        f"<b>${cost.total(cost.of(trace)):,.4g}</b> · quotas reached: {reached}</div>"
     )

@@ -337,13 +337,14 @@ def _limits(ax: Axes, limits: Sequence[tuple[int, str]]) -> None:
     top = 1.15 * max([highest, 1.0, *(limit for limit in named if limit <= 2 * highest)])
     ax.set_ylim(0, top)
     labels = {limit: f"{' and '.join(names)} {limit:,}" for limit, names in named.items()}
+    far = [f"{labels[limit]}, far above" for limit in sorted(named, reverse=True) if limit > top]
     for limit in named:
         ax.axhline(limit, **LIMIT)
         if limit <= top:
-            # Below its line where the next limit is so near that the names would overlap.
-            below = any(limit < other < limit + 0.08 * top for other in named)
-            _told(ax, labels[limit], limit, "data", below)
-    if far := [f"{labels[limit]}, far above" for limit in sorted(named, reverse=True) if limit > top]:
+            # Below its line where the next limit, or what is far above, is so near that they would overlap.
+            near = any(limit < other < limit + 0.08 * top for other in named)
+            _told(ax, labels[limit], limit, "data", near or limit > (1 - 0.1 * (1 + len(far))) * top)
+    if far:
         _told(ax, "\n".join(far), 1.0, "axes fraction", below=True)
 
 

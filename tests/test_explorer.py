@@ -1,12 +1,14 @@
 """The explorer: sliders that move a prediction."""
 
 import re
+import warnings
 
+import matplotlib.pyplot as plt
 import pytest
 
-from helpers import Experiment, exponential, metrics, simulate
+from helpers import Experiment, exponential, metrics, plots, simulate
 from helpers.errors import LabError
-from helpers.explorer import STEPS, explore
+from helpers.explorer import STEPS, Picture, explore
 
 
 def parts(widget):
@@ -53,3 +55,16 @@ def test_a_distribution_has_no_slider():
     """It is refused with what to give instead."""
     with pytest.raises(LabError, match="limited_seconds"):
         explore(Experiment(10, limited_seconds=exponential(1.0)))
+
+
+def test_axes_stay_where_they_are_in_the_labs_style():
+    """Where the style fits layouts, a picture is drawn without a warning, and its axes never move."""
+    with warnings.catch_warnings(), plt.style.context(plots.STYLE):
+        warnings.simplefilter("error")
+        picture = Picture()
+        places = []
+        for workers in (2, 200):
+            trace = simulate(Experiment(500, worker_concurrency=workers, limited_seconds=5.0))
+            picture.draw(trace, metrics.summary(trace))
+            places.append([ax.get_position().bounds for ax in (picture.timeline, picture.times)])
+    assert places[0] == places[1]

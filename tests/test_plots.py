@@ -151,6 +151,16 @@ def test_limits_near_each_other_can_be_read(map_concurrency):
         assert not boxes[0].overlaps(boxes[1])
 
 
+@pytest.mark.parametrize("worker_concurrency", [150, 180, 200, 300])
+def test_what_is_far_above_does_not_cover_a_limit(worker_concurrency):
+    """The name of a limit in sight, wherever it is, can be read beside those of limits that are not."""
+    trace = run(map_concurrency=0, worker_concurrency=worker_concurrency)
+    ax = plots.timeline(trace, plt.figure(figsize=(9, 3.4)).subplots())
+    ax.figure.draw_without_rendering()
+    known, far = sorted(ax.texts, key=lambda text: "far above" in text.get_text())
+    assert not known.get_window_extent().overlaps(far.get_window_extent())
+
+
 def test_workers_has_the_backlog_behind():
     """Workers on the left axis, messages that wait as an area on the right one."""
     trace = run()
