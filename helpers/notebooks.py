@@ -35,7 +35,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from helpers import budget
 from helpers.errors import FileError, NotebookError
-from helpers.exercises import EXERCISE
+from helpers.exercises.telling import EXERCISE, UNATTENDED
 from helpers.files import NO_ROOM, for_sockets, unwritten, write_whole
 
 # papermill, nbformat and nbconvert take a second to import, and every kernel imports this module for
@@ -348,6 +348,7 @@ class _Kernel(AsyncKernelManager):
                 "PYTHONPATH": os.pathsep.join([str(ROOT), *([inherited] if inherited else [])]),
                 # A backend inherited from the caller, such as Agg, would leave the notebooks without figures.
                 "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+                UNATTENDED: "1",
             },
             language="python",
             display_name="Python 3",

@@ -4,27 +4,15 @@ What is asked in notebook NN, and how it is judged, is defined in `of_NN`: a dic
 exercises' names, such as "03.1", so that the notebook does not give the answer away.
 """
 
-# mypy: allow-untyped-calls
-# (IPython's display carries no annotations)
-
-import html
 import importlib
 from importlib.util import find_spec
 from typing import Any
 
 from helpers.errors import LabError, shown
 from helpers.exercises.judging import Exercise, Wrong
+from helpers.exercises.telling import show
 
-__all__ = ["EXERCISE", "check", "exercises_of"]
-
-EXERCISE = "application/vnd.concurrency-lab.exercise+json"
-"""The media type of what an executed notebook keeps of a check: {"name", "state"}; _LOOKS has the states."""
-
-_LOOKS = {  # state: (sign, words, colour that is legible on light and on dark)
-    "unanswered": ("○", "not answered yet", "#7f7f7f"),
-    "wrong": ("△", "not yet", "#c77700"),
-    "right": ("✓", "right", "#00936b"),
-}
+__all__ = ["check", "exercises_of"]
 
 
 def exercises_of(notebook: str) -> dict[str, Exercise]:
@@ -45,7 +33,7 @@ def check(name: str, answer: Any, *evidence: Any) -> bool:
     """
     exercise = _find(name)
     state, sentence = _judged(exercise, answer, evidence)
-    _show(name, state, sentence)
+    show(name, state, sentence)
     return state == "right"
 
 
@@ -84,21 +72,3 @@ def _named(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}".removesuffix(": ").rstrip(".")
     except Exception:
         return type(error).__name__
-
-
-def _show(name: str, state: str, sentence: str) -> None:
-    from IPython.core.getipython import get_ipython
-    from IPython.display import display
-
-    sign, words, colour = _LOOKS[state]
-    sentence = sentence.encode(errors="backslashreplace").decode()  # half a surrogate pair is no UTF-8
-    text = f"{sign} Exercise {name}: {words}. {sentence}"
-    if get_ipython() is None:
-        print(text)
-        return
-    page = (
-        f'<div style="border-left: .3em solid {colour}; padding: .3em .8em; max-width: 60em">'
-        f'<b><span style="color: {colour}">{sign}</span> Exercise {name}: {words}.</b> '
-        f"{html.escape(sentence)}</div>"
-    )
-    display({"text/plain": text, "text/html": page, EXERCISE: {"name": name, "state": state}}, raw=True)

@@ -1,0 +1,44 @@
+"""How the outcome of an exercise is shown: a sentence that reads on light and dark pages, and a record."""
+
+# mypy: allow-untyped-calls
+# (IPython's display carries no annotations)
+
+import html
+
+__all__ = ["EXERCISE", "UNATTENDED", "page", "show"]
+
+EXERCISE = "application/vnd.concurrency-lab.exercise+json"
+"""The media type of what an executed notebook keeps of a check: {"name", "state"}; LOOKS has the states."""
+UNATTENDED = "LAB_UNATTENDED"
+"""The environment variable of a kernel at which nobody sits: it displays pages, not widgets."""
+
+LOOKS = {  # state: (sign, words, colour that is legible on light and on dark)
+    "unanswered": ("○", "not answered yet", "#7f7f7f"),
+    "wrong": ("△", "not yet", "#c77700"),
+    "right": ("✓", "right", "#00936b"),
+}
+
+
+def page(state: str, title: str, sentence: str) -> str:
+    """The outcome as HTML; `title` and `sentence` are text."""
+    sign, words, colour = LOOKS[state]
+    return (
+        f'<div style="border-left: .3em solid {colour}; padding: .3em .8em; max-width: 60em">'
+        f'<b><span style="color: {colour}">{sign}</span> {html.escape(title)}: {words}.</b> '
+        f"{html.escape(sentence)}</div>"
+    )
+
+
+def show(name: str, state: str, sentence: str) -> None:
+    """Display the outcome of the exercise and keep {"name", "state"}; print it where there is no notebook."""
+    from IPython.core.getipython import get_ipython
+    from IPython.display import display
+
+    sign, words, _ = LOOKS[state]
+    sentence = sentence.encode(errors="backslashreplace").decode()  # half a surrogate pair is no UTF-8
+    text = f"{sign} Exercise {name}: {words}. {sentence}"
+    if get_ipython() is None:
+        print(text)
+        return
+    shown = {"text/plain": text, "text/html": page(state, f"Exercise {name}", sentence)}
+    display({**shown, EXERCISE: {"name": name, "state": state}}, raw=True)
