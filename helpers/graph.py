@@ -198,7 +198,8 @@ def _numbers(told: Observation | Trace | None, names: list[str], title: str) -> 
     elif isinstance(told, Trace):
         items = told.items
         bad, seconds = items["outcome"] != "succeeded", items["returned"] - items["arrival"]
-        for state, lanes in (("Process", LANES), ("DirectLane", LANES[:1]), ("LimitedLane", LANES[1:])):
+        whole = ("Process", LANES), ("Work", LANES)
+        for state, lanes in (*whole, ("DirectLane", LANES[:1]), ("LimitedLane", LANES[1:])):
             here = items["lane"].isin(lanes)
             rows[state] = int(here.sum()), int((here & bad).sum()), float(seconds[here].sum())
         through = {"Arrived": len(items), "ChooseLane": len(items)}
@@ -326,7 +327,8 @@ def _known(ids: Mapping[str, str], target: Any, where: str) -> str:
 def _inner(name: str, state: Mapping[str, Any]) -> list[tuple[Any, str]]:
     """What a Map or a Parallel runs, each with what leads there."""
     if state["Type"] == "Map":
-        return [(state.get("ItemProcessor") or state.get("Iterator"), "each item")]
+        each = "each batch" if "ItemBatcher" in state else "each item"
+        return [(state.get("ItemProcessor") or state.get("Iterator"), each)]
     if state["Type"] == "Parallel":
         branches = state.get("Branches")
         if not isinstance(branches, list) or not branches:
