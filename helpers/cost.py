@@ -71,6 +71,8 @@ _EXPRESS = "https://www.wring.co/blog/aws-step-functions-pricing-guide"
 _LAMBDA = "https://aws.amazon.com/lambda/pricing/"
 _SQS = "https://cloudburn.io/blog/amazon-sqs-pricing"
 _CLOUDWATCH = "https://support.site24x7.com/portal/en/kb/articles/aws-cloudwatch-metrics-cost-calculation"
+_DYNAMODB = "https://airbyte.com/data-engineering-resources/dynamodb-pricing"
+_PIPES = "https://cloudburn.io/blog/amazon-eventbridge-pricing"
 _S3 = "https://c3x.dev/blog/s3-request-fees-explained"
 
 
@@ -78,8 +80,8 @@ _S3 = "https://c3x.dev/blog/s3-request-fees-explained"
 class Prices:
     """The prices of one region, by default us-east-1; override with `dataclasses.replace`.
 
-    First volume tiers. SQS, Express, S3 and CloudWatch prices were read on third-party pages, which `source`
-    names.
+    First volume tiers. Prices of SQS, Express, S3, CloudWatch, DynamoDB and Pipes were read on third-party
+    pages, which `source` names. Some still have twice as much for DynamoDB, as it was until November 2024.
     """
 
     transition: Price = Price(0.000025, "transition", "Step Functions", _STEP_FUNCTIONS, free=4_000)
@@ -91,6 +93,9 @@ class Prices:
     sqs_request: Price = Price(0.0000004, "request", "SQS", _SQS, free=1_000_000)
     s3_put: Price = Price(0.000005, "PUT or LIST request", "S3", _S3)
     s3_get: Price = Price(0.0000004, "GET request", "S3", _S3)
+    dynamodb_write: Price = Price(0.000000625, "write request unit", "DynamoDB", _DYNAMODB, "2026-11-26")
+    dynamodb_read: Price = Price(0.000000125, "read request unit", "DynamoDB", _DYNAMODB, "2026-11-26")
+    pipe_request: Price = Price(0.0000004, "request", "EventBridge Pipes", _PIPES, "2026-11-26")
     metric: Price = Price(0.00001, "metric requested", "CloudWatch", _CLOUDWATCH)
 
 

@@ -421,6 +421,12 @@ def remove(engine: Engine, arn: str) -> None:
                 engine.client("lambda").delete_function(FunctionName=name)
             case "lambda", "event-source-mapping":
                 engine.client("lambda").delete_event_source_mapping(UUID=name)
+            case "dynamodb", table:
+                engine.client("dynamodb").delete_table(TableName=table.removeprefix("table/"))
+            case "events", rule:
+                _delete_rule(engine, rule.removeprefix("rule/"))
+            case "pipes", pipe:
+                engine.client("pipes").delete_pipe(Name=pipe.removeprefix("pipe/"))
             case "states", "activity":
                 engine.client("stepfunctions").delete_activity(activityArn=arn)
             case "states", "stateMachine":
@@ -436,6 +442,15 @@ def remove(engine: Engine, arn: str) -> None:
     except (ClientError, BotoCoreError) as error:
         if not _says_gone(error):
             raise StackError(f"{arn}: could not be deleted ({error}); delete it by hand") from error
+
+
+def _delete_rule(engine: Engine, rule: str) -> None:
+    """Delete a rule, which EventBridge refuses while it has targets."""
+    events = engine.client("events")
+    targets = events.list_targets_by_rule(Rule=rule)["Targets"]
+    if targets:
+        events.remove_targets(Rule=rule, Ids=[target["Id"] for target in targets])
+    events.delete_rule(Name=rule)
 
 
 def _listed(values: Mapping[str, Value]) -> list[dict[str, str]]:

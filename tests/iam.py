@@ -31,6 +31,8 @@ OPERATOR = "lab-operator"
 NAMESPACES = {
     "cloudformation": "cloudformation",
     "cloudwatch": "cloudwatch",
+    "dynamodb": "dynamodb",
+    "events": "events",
     "iam": "iam",
     "lambda": "lambda",
     "logs": "logs",
@@ -60,6 +62,24 @@ UNCHECKED = {"iam:PassRole", "sqs:StartMessageMoveTask", "sts:GetCallerIdentity"
 """Actions that are not tried on the engine: it ignores the first, has no such call as the second, and AWS
 refuses the third to nobody."""
 ON_BEHALF = {
+    "AWS::DynamoDB::Table": {
+        "CreateTable",
+        "DeleteTable",
+        "DescribeTable",
+        "ListTagsOfResource",
+        "TagResource",
+    },
+    "AWS::Events::Rule": {
+        "DeleteRule",
+        "DescribeRule",
+        "ListTagsForResource",
+        "ListTargetsByRule",
+        "PutRule",
+        "PutTargets",
+        "RemoveTargets",
+        "TagResource",
+        "iam:PassRole",
+    },
     "AWS::IAM::Policy": {"DeleteRolePolicy", "GetRolePolicy", "PutRolePolicy"},
     "AWS::IAM::Role": {
         "CreateRole",

@@ -36,8 +36,9 @@ FIXED_NAMES = {
 LAMBDA, MACHINE = "AWS::Lambda::Function", "AWS::StepFunctions::StateMachine"
 MAPPING, ROLE = "AWS::Lambda::EventSourceMapping", "AWS::IAM::Role"
 BUCKET, LOGS, QUEUE = "AWS::S3::Bucket", "AWS::Logs::LogGroup", "AWS::SQS::Queue"
-ACTIVITY = "AWS::StepFunctions::Activity"
-NAMED = (ACTIVITY, BUCKET, LAMBDA, LOGS, MACHINE, QUEUE, ROLE)
+ACTIVITY, TABLE = "AWS::StepFunctions::Activity", "AWS::DynamoDB::Table"
+PIPE, RULE = "AWS::Pipes::Pipe", "AWS::Events::Rule"
+NAMED = (ACTIVITY, BUCKET, LAMBDA, LOGS, MACHINE, PIPE, QUEUE, ROLE, RULE, TABLE)
 """Types of resources that may have a name of the template's choice."""
 LOGGING = {"logs:CreateLogStream", "logs:PutLogEvents"}
 POLLING = {"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"}
@@ -49,6 +50,7 @@ WORK = "${ActivityArn}"
 """A Task of an activity: its workers come for it, for which the state machine needs no right."""
 INTEGRATIONS: dict[str, tuple[str, set[str]]] = {
     "arn:aws:states:::aws-sdk:s3:putObject": ("Bucket", {"s3:PutObject"}),
+    "arn:aws:states:::dynamodb:updateItem": ("TableName", {"dynamodb:UpdateItem"}),
     "arn:aws:states:::lambda:invoke": ("FunctionName", {"lambda:InvokeFunction"}),
     "arn:aws:states:::s3:getObject": ("Bucket", {"s3:GetObject", "s3:ListBucket"}),
     "arn:aws:states:::s3:putObject": (
@@ -60,6 +62,9 @@ INTEGRATIONS: dict[str, tuple[str, set[str]]] = {
     WORK: ("", set()),
 }
 """All that a state may call: the parameter that names its target, and the actions that it takes."""
+
+TRANSACTIONS = {"dynamodb:TransactWriteItems": {"dynamodb:PutItem", "dynamodb:UpdateItem"}}
+"""What a transaction takes: the actions of what is in it (DynamoDB guide, transaction-apis-iam)."""
 
 Node = dict[str, Any]
 of_every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS)
@@ -286,11 +291,11 @@ def test_every_queue_and_bucket_refuses_plain_http(workflow):
 
 @of_every_workflow
 def test_what_holds_data_goes_with_the_stack(workflow):
-    """Logs expire; queues, buckets and logs are deleted with their stack, and that is said."""
+    """Logs expire; queues, tables, buckets and logs are deleted with their stack, and that is said."""
     assert [
         name for name, group in properties(workflow, LOGS).items() if "RetentionInDays" not in group
     ] == []
-    for name, resource in of_type(workflow, BUCKET, LOGS, QUEUE).items():
+    for name, resource in of_type(workflow, BUCKET, LOGS, QUEUE, TABLE).items():
         assert (
             resource.get("DeletionPolicy"),
             resource.get("UpdateReplacePolicy"),
@@ -299,14 +304,17 @@ def test_what_holds_data_goes_with_the_stack(workflow):
 
 @of_every_workflow
 def test_every_principal_has_a_role_of_its_own(workflow):
-    """Each function and state machine has a role that only its service can take, a function its log group."""
-    functions, machines = properties(workflow, LAMBDA), properties(workflow, MACHINE)
-    roles = [f["Role"]["Fn::GetAtt"][0] for f in functions.values()]
-    roles += [m["RoleArn"]["Fn::GetAtt"][0] for m in machines.values()]
+    """Whatever acts has a role that only its service can take, and a function its log group."""
+    functions = properties(workflow, LAMBDA)
+    acts = [("lambda", function["Role"]) for function in functions.values()]
+    acts += [("states", machine["RoleArn"]) for machine in properties(workflow, MACHINE).values()]
+    acts += [("pipes", pipe["RoleArn"]) for pipe in properties(workflow, PIPE).values()]
+    acts += [("events", t["RoleArn"]) for r in properties(workflow, RULE).values() for t in r["Targets"]]
+    roles = [role["Fn::GetAtt"][0] for _, role in acts]
     assert sorted(properties(workflow, ROLE)) == sorted(roles)
     groups = [function["LoggingConfig"]["LogGroup"]["Ref"] for function in functions.values()]
     assert sorted(properties(workflow, LOGS)) == sorted(groups)
-    for role, service in zip(roles, ["lambda"] * len(functions) + ["states"] * len(machines), strict=True):
+    for (service, _), role in zip(acts, roles, strict=True):
         (trust,) = properties(workflow, ROLE)[role]["AssumeRolePolicyDocument"]["Statement"]
         assert {"Service": f"{service}.amazonaws.com"} == trust["Principal"]
         assert (trust["Effect"], trust["Action"]) == ("Allow", "sts:AssumeRole")
@@ -347,10 +355,12 @@ def test_a_function_may_do_exactly_what_its_code_does(workflow):
         mappings = [m for m in properties(workflow, MAPPING).values() if named(m["FunctionName"]) == {name}]
         sources = {queue for mapping in mappings for queue in named(mapping["EventSourceArn"])}
         targets = {"s3": set(properties(workflow, BUCKET)), "sqs": sources, "states": waiting}
+        targets |= {"dynamodb": set(properties(workflow, TABLE))}
         expected = {(action, function["LoggingConfig"]["LogGroup"]["Ref"]) for action in LOGGING}
         expected |= {(action, queue) for action in POLLING for queue in sources}
-        for action in calls(function["Code"]["ZipFile"]):
-            expected |= {(action, target) for target in targets[action.partition(":")[0]]}
+        for called in calls(function["Code"]["ZipFile"]):
+            for action in TRANSACTIONS.get(called, {called}):
+                expected |= {(action, target) for target in targets[action.partition(":")[0]]}
         assert expected == granted(workflow, function["Role"]["Fn::GetAtt"][0])
 
 
@@ -445,6 +455,8 @@ def test_numbers_reach_states_as_numbers(workflow):
         for name, value in resource["DefinitionSubstitutions"].items():
             if "Ref" in value and specs.get(value["Ref"], {}).get("Type") == "Number":
                 once = f"States.StringToJson('${{{name}}}')"
+                if f'"N":"${{{name}}}"' in resource["DefinitionString"]:  # DynamoDB's numbers are texts
+                    once = f'"N":"${{{name}}}"'
                 assert resource["DefinitionString"].count(f"${{{name}}}") == 1, name
                 assert once in resource["DefinitionString"], name
         limits = definition["States"][definition["StartAt"]].get("Parameters", {})

@@ -25,6 +25,8 @@ AREAS = (
     "distributed_map",
     "histories",
     "limits",
+    "dynamodb",
+    "eventbridge",
     "cloudformation",
 )
 LIGHT, HEAVY = 16, 8

@@ -27,6 +27,8 @@ HEADINGS = {
     "distributed_map": "Distributed Map",
     "histories": "Histories",
     "limits": "Limits",
+    "dynamodb": "DynamoDB",
+    "eventbridge": "EventBridge",
     "cloudformation": "CloudFormation",
 }
 INTRODUCTION = """\

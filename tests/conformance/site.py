@@ -16,7 +16,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 PREFIX = "conformance-"
-SERVICES = ("sqs", "stepfunctions", "lambda", "s3", "cloudformation", "logs", "iam", "sts")
+SERVICES = (
+    *("sqs", "stepfunctions", "lambda", "s3", "cloudformation", "logs", "iam", "sts"),
+    *("dynamodb", "events", "pipes"),
+)
 TAGS = {"project": "concurrency-lab"}
 QUIET_SECONDS = 1.5
 """How long nothing more may come before a count is taken as the peak."""
@@ -46,7 +49,7 @@ def sqs():
 def handler(event, context):
     global calls
     calls += 1
-    records = event.get("Records", [])
+    records = event if isinstance(event, list) else event.get("Records", [])
     orders = [json.loads(record["body"]) for record in records] or [event]
     first = orders[0]
     facts = {
@@ -215,13 +218,14 @@ class Site:
     def role(self) -> str:
         """The ARN of a role that functions and state machines of probes may take on."""
         iam, name = self.clients["iam"], self.name()
-        services = ["lambda.amazonaws.com", "states.amazonaws.com"]
+        services = [f"{service}.amazonaws.com" for service in ("lambda", "states", "events", "pipes")]
         trust = {"Effect": "Allow", "Principal": {"Service": services}, "Action": "sts:AssumeRole"}
         allowed = [
             {"Effect": "Allow", "Action": actions, "Resource": resource.format(PREFIX)}
             for actions, resource in (
                 (["sqs:*"], "arn:aws:sqs:*:*:{}*"),
                 (["states:*"], "arn:aws:states:*:*:*:{}*"),
+                (["dynamodb:*"], "arn:aws:dynamodb:*:*:table/{}*"),
                 (["lambda:InvokeFunction"], "arn:aws:lambda:*:*:function:{}*"),
                 (["s3:*"], "arn:aws:s3:::{}*"),
                 (["logs:*"], "arn:aws:logs:*:*:log-group:/aws/lambda/{}*"),
@@ -291,6 +295,22 @@ class Site:
     def mapping_state(self, uuid_: str) -> str:
         """The state of a mapping."""
         return self.functions.get_event_source_mapping(UUID=uuid_)["State"]
+
+    # -- tables --------------------------------------------------------------------------------------------
+
+    def table(self) -> str:
+        """The name of a new table whose items are found by `key`, a text."""
+        dynamodb, name = self.clients["dynamodb"], self.name()
+        dynamodb.create_table(
+            TableName=name,
+            AttributeDefinitions=[{"AttributeName": "key", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],
+            BillingMode="PAY_PER_REQUEST",
+            Tags=[{"Key": key, "Value": value} for key, value in TAGS.items()],
+        )
+        self.undo.append(lambda: dynamodb.delete_table(TableName=name))
+        dynamodb.get_waiter("table_exists").wait(TableName=name)
+        return name
 
     # -- state machines ------------------------------------------------------------------------------------
 

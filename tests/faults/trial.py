@@ -209,6 +209,10 @@ def everything(engine: Engine) -> set[str]:
         ("lambda", "list_functions", "Functions", "FunctionName"),
         ("lambda", "list_event_source_mappings", "EventSourceMappings", "UUID"),
         ("stepfunctions", "list_state_machines", "stateMachines", "name"),
+        ("stepfunctions", "list_activities", "activities", "name"),
+        ("dynamodb", "list_tables", "TableNames", None),
+        ("events", "list_rules", "Rules", "Name"),
+        ("pipes", "list_pipes", "Pipes", "Name"),
     ):
         for page in engine.client(service).get_paginator(call).paginate():
             names |= {one if name is None else one[name] for one in page.get(key, [])}
