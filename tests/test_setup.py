@@ -363,17 +363,47 @@ def test_workflow_runs_what_a_user_runs() -> None:
     assert 1 < len(job["strategy"]["matrix"]["python"])
 
 
-def test_workflow_may_only_read_and_runs_known_code() -> None:
-    """Every job has a token that may read and no more; every action is named by the hash of its commit."""
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_may_only_read_and_runs_known_code(path: Path) -> None:
+    """A job has a token that may read and no more; an action is named by the hash of its commit.
+
+    A job that may publish the site may do nothing else, and runs no command and nothing of the repository.
+    """
+    workflow = yaml.safe_load(path.read_text())
     assert {"contents": "read"} == workflow["permissions"]
+    assert "pull_request_target" not in workflow[True]  # which would give strangers' code a token that writes
     for name, job in workflow["jobs"].items():
-        assert "permissions" not in job
         assert job["timeout-minutes"] <= 60
+        if "permissions" in job:
+            assert {"pages": "write", "id-token": "write"} == job["permissions"]
+            assert [set()] == [{"run", "with"} & set(step) for step in job["steps"]]
+            assert [True] == [step["uses"].startswith("actions/deploy-pages@") for step in job["steps"]]
         for step in job["steps"]:
             action, _, commit = step.get("uses", "run@" + 40 * "0").partition("@")
             assert re.fullmatch("[0-9a-f]{40}", commit), f"{name}: {action}"
             assert "${{" not in step.get("run", "")  # what others name, such as a branch, is never a command
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_says_which_release_a_hash_is(path: Path) -> None:
+    """Beside each hash stands the release, so that a reader can tell what is old."""
+    used = [line for line in path.read_text().splitlines() if "uses:" in line]
+    assert [] == [line for line in used if not re.search(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line)]
+
+
+def test_pages_publishes_what_lab_site_has_made() -> None:
+    """On a push to main, after a build that fails for a failed notebook or a dead link; never a part of it."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "pages.yml").read_text())
+    assert {"push": {"branches": ["main"]}} == workflow[True]
+    assert workflow["concurrency"]["cancel-in-progress"] is False
+    *_, build, upload = workflow["jobs"]["build"]["steps"]
+    assert "./lab site --out runs/site" == build["run"]
+    assert upload["uses"].startswith("actions/upload-pages-artifact@")
+    assert {"path": "runs/site"} == upload["with"]
+    assert "build" == workflow["jobs"]["publish"]["needs"]
 
 
 def test_workflow_audits_what_is_installed() -> None:

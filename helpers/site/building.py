@@ -53,10 +53,16 @@ def build(run: Path, out: Path) -> Built:
         raise LabError(f"out {out}: is not empty; remove it, or give another folder by --out")
     report = json.loads((run / notebooks.RESULTS).read_text())
     results = {result["name"]: result for result in report["results"]}
-    course = [_notebook(run, path, results.get(path.stem)) for path in notebooks.discover()]
-    documents = [_document(path) for path in sorted((ROOT / "docs").glob("*.md"))]
-    guides = [_document(path) for path in [ROOT / "infra/README.md", *sorted(ROOT.glob("infra/*/README.md"))]]
-    readme, *project = [_document(ROOT / f"{name}.md") for name in ("README", "CONTRIBUTING", "SECURITY")]
+    site = _Site(out)
+    course = [_notebook(run, path, results.get(path.stem), site.place) for path in notebooks.discover()]
+    documents = [_document(path, site.place) for path in sorted((ROOT / "docs").glob("*.md"))]
+    guides = [
+        _document(path, site.place)
+        for path in [ROOT / "infra/README.md", *sorted(ROOT.glob("infra/*/README.md"))]
+    ]
+    readme, *project = [
+        _document(ROOT / f"{name}.md", site.place) for name in ("README", "CONTRIBUTING", "SECURITY")
+    ]
     api = list(reference.pages(ROOT))
     groups = [
         ("Course", course),
@@ -64,13 +70,12 @@ def build(run: Path, out: Path) -> Built:
         ("Workflows", guides),
         ("The project", [replace(readme, title="README"), *project]),
     ]
-    groups[0] = ("Course", [_index(report, groups), *course])
+    groups[0] = ("Course", [_index(report, groups, site.place), *course])
     short = [*groups, ("API", [replace(api[0], title="API reference")])]
-    site = _Site(out)
     for page in (page for _, listed in groups for page in listed):
         site.write(page, short)
     for page in api:
-        site.add(page, [*groups, ("API", api)])
+        site.write(page, [*groups, ("API", api)])
         site.needed.add(page.origin)
     site.write_needed(short)
     write_whole(out / ".nojekyll", "")
@@ -85,9 +90,10 @@ def alone(executed: Path, result: Mapping[str, Any], others: Collection[str] = (
     result: its fields of a `notebooks.Result`. others: names of notebooks whose pages are beside it; other
     links into the repository are text. code: whether it shows the cells' sources.
     """
-    page = pages.of_notebook(executed, notebooks.cells_of(executed), _told(result), code)
     beside = {f"notebooks/{name}.ipynb": f"notebooks/{name}.html" for name in others}
-    return pages.whole(replace(page, body=links.rewritten(page, beside.get)))
+    return pages.whole(
+        pages.of_notebook(executed, notebooks.cells_of(executed), beside.get, _told(result), code)
+    )
 
 
 def place(path: str) -> str:
@@ -110,19 +116,16 @@ class _Site:
         self.needed: set[str] = set()
         self.written: set[str] = set()
 
+    def place(self, path: str) -> str:
+        """As `place`; what is there has to be written, then, unless it is not the repository's."""
+        if path.startswith(("..", "/")):
+            return place(path)  # where nothing is: the link is dead
+        if (ROOT / path).is_dir():
+            path = f"{path}/README.md" if (ROOT / path / "README.md").is_file() else f"{path}/{LISTING}"
+        self.needed.add(path)
+        return place(path)
+
     def write(self, page: Page, navigation: Groups) -> None:
-        """A page, its links turned into links within the site."""
-
-        def found(path: str) -> str:
-            if (ROOT / path).is_dir():
-                path = f"{path}/README.md" if (ROOT / path / "README.md").is_file() else f"{path}/{LISTING}"
-            self.needed.add(path)
-            return place(path)
-
-        self.add(replace(page, body=links.rewritten(page, found)), navigation)
-
-    def add(self, page: Page, navigation: Groups) -> None:
-        """A page whose links are the site's already."""
         write_whole(self.out / page.path, pages.whole(page, navigation))
         self.written.add(page.path)
 
@@ -133,7 +136,7 @@ class _Site:
                 file, where = ROOT / path, place(path)
                 self.written.add(where)
                 if file.name == LISTING:
-                    self.write(_listing(path), navigation)
+                    self.write(_listing(path, self.place), navigation)
                 elif not file.is_file():
                     continue  # and the link is dead
                 elif where == path:
@@ -142,10 +145,10 @@ class _Site:
                     self.write(pages.of_text(where, path, file.read_text()), navigation)
 
 
-def _notebook(run: Path, path: Path, result: Mapping[str, Any] | None) -> Page:
+def _notebook(run: Path, path: Path, result: Mapping[str, Any] | None, lead: pages.Place) -> Page:
     """A notebook as it was executed, or as it is where it was not; its title is short, with its number."""
-    executed = path if result is None else run / result["path"]
-    page = pages.of_notebook(executed, notebooks.cells_of(executed), _told(result))
+    executed = path if result is None else run / path.name
+    page = pages.of_notebook(executed, notebooks.cells_of(executed), lead, _told(result))
     return replace(page, title=f"{path.stem[:2]} {page.title.partition(':')[0]}")
 
 
@@ -169,21 +172,23 @@ def _failure(result: Mapping[str, Any]) -> str:
     return f"{result['name']}: {_where(result)}"
 
 
-def _document(path: Path) -> Page:
+def _document(path: Path, lead: pages.Place) -> Page:
     """One of the repository's documents."""
     origin = path.relative_to(ROOT).as_posix()
-    return pages.of_markdown(place(origin), origin, path.read_text())
+    return pages.of_markdown(place(origin), origin, path.read_text(), lead)
 
 
-def _listing(path: str) -> Page:
+def _listing(path: str, lead: pages.Place) -> Page:
     """The files of a folder that is linked to and has no README."""
     folder = (ROOT / path).parent
     names = sorted(one.name for one in folder.iterdir() if not one.name.startswith(("__pycache__", ".")))
     items = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>' for name in names)
-    return pages.of_html(place(path), path, f"<h1>{escape(path.rpartition('/')[0])}</h1><ul>{items}</ul>")
+    return pages.of_html(
+        place(path), path, f"<h1>{escape(path.rpartition('/')[0])}</h1><ul>{items}</ul>", lead
+    )
 
 
-def _index(report: Mapping[str, Any], groups: Groups) -> Page:
+def _index(report: Mapping[str, Any], groups: Groups, lead: pages.Place) -> Page:
     """The first page: the README's beginning, its table of the course and its figures, what else is here."""
     readme = (ROOT / "README.md").read_text()
     intro, *parts = re.split(r"^## ", readme, flags=re.MULTILINE)
@@ -209,4 +214,4 @@ def _index(report: Mapping[str, Any], groups: Groups) -> Page:
         *[intro, f"## {COURSE}", executed, sections[COURSE], "## Figures"],
         *[f'<div class="gallery">\n{figures}\n</div>', "## Also here", "\n".join(listed)],
     ]
-    return replace(pages.of_markdown("index.html", "README.md", "\n\n".join(text)), title="Overview")
+    return replace(pages.of_markdown("index.html", "README.md", "\n\n".join(text), lead), title="Overview")

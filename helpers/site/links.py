@@ -1,44 +1,17 @@
-"""Links: from files of the repository to pages of the site, and whether each one leads somewhere."""
+"""Whether each link of a site leads somewhere, and nothing of it comes from elsewhere."""
 
-import posixpath
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from bs4 import BeautifulSoup
-
-from helpers.site.pages import Page, relative
-
-__all__ = ["Checked", "check", "rewritten"]
+__all__ = ["Checked", "check"]
 
 LINKING = {"href", "src", "poster", "data", "action", "srcset"}
 """Attributes that name another file."""
 OUTSIDE = re.compile(r"@import|url\(\s*['\"]?(?!data:)")
 """In a style: what would be fetched."""
-
-
-def rewritten(page: Page, place: Callable[[str], str | None]) -> str:
-    """The page's body with links to files of the repository turned into links within the site.
-
-    place: the path in the site of a file or folder of the repository; None, for one that is not in the site,
-    makes text of the link.
-    """
-    soup = BeautifulSoup(page.body, "html.parser")
-    for attribute in ("href", "src"):
-        for element in soup.select(f"[{attribute}]"):
-            parts = urlsplit(str(element[attribute]))
-            if parts.scheme or parts.netloc or not parts.path:
-                continue
-            named = posixpath.normpath(posixpath.join(posixpath.dirname(page.origin), unquote(parts.path)))
-            if (found := place(named)) is None:
-                element.unwrap()
-                continue
-            fragment = f"#{parts.fragment}" if parts.fragment else ""
-            element[attribute] = quote(relative(page.path, found)) + fragment
-    return str(soup)
 
 
 @dataclass(frozen=True)
@@ -53,6 +26,10 @@ class Checked:
     external: tuple[str, ...]
 
 
+PLAIN = re.compile(r'<span class="[^"]*">|</span>')
+"""Of coloured code: by far the most elements of a page, and none of them links."""
+
+
 class _Links(HTMLParser):
     """The ids of one document, what it links to, and what it would fetch."""
 
@@ -62,7 +39,7 @@ class _Links(HTMLParser):
         self.links: list[tuple[str, str]] = []  # the element, and the address
         self.styles = False
         self.fetched: list[str] = []
-        self.feed(text)
+        self.feed(PLAIN.sub("", text))
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -10,10 +10,12 @@ that it can be read from a disk, and be sent to somebody.
 import functools
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote, unquote, urlsplit
 
 from bs4 import BeautifulSoup, Tag
 from jinja2 import Environment, FileSystemLoader
@@ -26,19 +28,20 @@ from nbconvert.filters.markdown_mistune import (
     MarkdownWithMath,
     MathInlineParser,
 )
+from pygments import highlight  # type: ignore[import-untyped]
+from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
+from pygments.lexers import TextLexer, get_lexer_for_filename  # type: ignore[import-untyped]
+from pygments.util import ClassNotFound  # type: ignore[import-untyped]
 
 from helpers.site import mathematics
 
-__all__ = ["Page", "of_html", "of_markdown", "of_notebook", "of_text", "slug", "whole"]
+__all__ = ["Page", "Place", "of_html", "of_markdown", "of_notebook", "of_text", "slug", "whole"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 SITE = "Concurrency Lab"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 SLIDERS = "Sliders stand here. They need a running notebook: open it with `./lab open`."
-LANGUAGES = {".py": "python", ".json": "json", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}
-FENCE = "`" * 12
-"""Around the text of a file: longer than any that a file has in it."""
 MARKS = re.compile(r"[*`]|\[([^\]]*)\]\([^)]*\)")
 """Of Markdown: what an alternative text is better without."""
 
@@ -47,9 +50,9 @@ MARKS = re.compile(r"[*`]|\[([^\]]*)\]\([^)]*\)")
 class Page:
     """One page.
 
-    `path` is its place in the site, `origin` the file of the repository that it was made of, from which its
-    links start. `title` is its heading's text, `about` its first sentence. `body` is HTML, `sections` are the
-    id and the text of each section.
+    `path` is its place in the site, `origin` the file of the repository that it was made of. `title` is its
+    heading's text, `about` its first sentence. `body` is HTML, `sections` are the id and the text of each
+    section.
     """
 
     path: str
@@ -65,7 +68,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
 
 
-def of_notebook(path: Path, cells: Sequence[Any], note: str = "", code: bool = True) -> Page:
+Place = Callable[[str], str | None]
+"""The path in the site of a file or folder of the repository; None, where there is none, makes links text."""
+
+
+def of_notebook(path: Path, cells: Sequence[Any], place: Place, note: str = "", code: bool = True) -> Page:
     """The page of a notebook's cells, as they were executed; `note` is HTML that stands above them.
 
     code: whether the cells' sources are shown, or what they gave only.
@@ -75,7 +82,7 @@ def of_notebook(path: Path, cells: Sequence[Any], note: str = "", code: bool = T
     notebook = nbformat.v4.new_notebook(cells=list(cells), metadata=_metadata(path))
     _describe(notebook)
     html, _ = _exporter(code).from_notebook_node(notebook)
-    page = of_html(f"notebooks/{path.stem}.html", f"notebooks/{path.name}", note + html)
+    page = of_html(f"notebooks/{path.stem}.html", f"notebooks/{path.name}", note + html, place)
     return page if page.title else replace(page, title=path.stem)
 
 
@@ -85,23 +92,31 @@ def _metadata(path: Path) -> Any:
     return nbformat.read(path, as_version=4).metadata
 
 
-def of_markdown(path: str, origin: str, text: str) -> Page:
+def of_markdown(path: str, origin: str, text: str, place: Place) -> Page:
     """The page of a Markdown text."""
     import nbformat
 
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
     html, _ = _exporter(True).from_notebook_node(notebook)
-    return of_html(path, origin, html)
+    return of_html(path, origin, html, place)
 
 
 def of_text(path: str, origin: str, text: str) -> Page:
     """The page of any other file: its text, coloured where its language is known."""
-    language = LANGUAGES.get(Path(origin).suffix, "text")
-    return of_markdown(path, origin, f"# `{origin}`\n\n{FENCE}{language}\n{text}\n{FENCE}\n")
+    try:
+        lexer = get_lexer_for_filename(origin)
+    except ClassNotFound:
+        lexer = TextLexer()
+    shown = highlight(text, lexer, HtmlFormatter(nowrap=True))
+    body = f'<h1>{escape(origin)}</h1>\n<div class="highlight"><pre tabindex="0">{shown}</pre></div>'
+    return Page(path, origin, origin, body)
 
 
-def of_html(path: str, origin: str, html: str) -> Page:
-    """The page of HTML: headings get anchors, tables and code a frame that they can be moved in."""
+def of_html(path: str, origin: str, html: str, place: Place) -> Page:
+    """The page of HTML: headings get anchors, tables and code a frame that they can be moved in.
+
+    Links from `origin` into the repository become links within the site.
+    """
     soup = BeautifulSoup(html, "html.parser")
     taken: dict[str, int] = {}
     sections: list[tuple[str, str]] = []
@@ -124,6 +139,9 @@ def of_html(path: str, origin: str, html: str) -> Page:
         pre["tabindex"] = "0"  # so that the keyboard can move what is wider than the page
     for figure in soup.find_all("svg"):
         figure["role"] = "img"
+    for attribute in ("href", "src"):
+        for element in soup.select(f"[{attribute}]"):
+            _lead(element, attribute, path, origin, place)
     if wrong := soup.find(class_="error"):
         wrong["id"] = "failed"
     title = soup.find("h1")
@@ -137,6 +155,19 @@ def _framed(soup: BeautifulSoup, element: Tag, label: str) -> None:
     frame = soup.new_tag("div", attrs={"class": "wide", "role": "region", "tabindex": "0"})
     frame["aria-label"] = label
     element.wrap(frame)
+
+
+def _lead(element: Tag, attribute: str, path: str, origin: str, place: Place) -> None:
+    """Make a link into the repository lead to the site's page of that file."""
+    parts = urlsplit(str(element[attribute]))
+    if parts.scheme or parts.netloc or not parts.path:
+        return
+    found = place(posixpath.normpath(posixpath.join(posixpath.dirname(origin), unquote(parts.path))))
+    if found is None:
+        element.unwrap()
+    else:
+        fragment = f"#{parts.fragment}" if parts.fragment else ""
+        element[attribute] = quote(relative(path, found)) + fragment
 
 
 def whole(page: Page, navigation: Sequence[tuple[str, Sequence[Page]]] = ()) -> str:

@@ -3,6 +3,8 @@
 # mypy: allow-untyped-calls
 
 import pkgutil
+import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,8 @@ __all__ = ["pages"]
 
 PRIVATE = ["cli", "commands", "engines.tied", "fleet_worker", "merging", "site"]
 """Programs, the command line and this site: nobody imports them."""
+FIELD = re.compile(r"\n(?=[a-z_]+(, [a-z_]+)*: )")
+"""Where the line of a docstring begins that says what a parameter or a column is."""
 
 
 def pages(root: Path) -> Iterator[Page]:
@@ -30,12 +34,22 @@ def pages(root: Path) -> Iterator[Page]:
         template_directory=TEMPLATES,
     )
     known = [module.name for module in pkgutil.walk_packages(helpers.__path__, "helpers.")]
-    # Each by its name: of a package with an `__all__` pdoc takes what that lists.
-    names = pdoc.extract.walk_specs(["helpers", *known, *(f"!helpers.{name}" for name in PRIVATE)])
-    modules = {name: pdoc.doc.Module.from_name(name) for name in names}
+    private = tuple(f"helpers.{name}" for name in PRIVATE)
+    public = ["helpers", *(name for name in known if not name.startswith(private))]
+    modules = {name: pdoc.doc.Module.from_name(name) for name in public}
     for name, module in modules.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of annotations that are good for mypy only, such as pd.Series[bool]
+            html = pdoc.render.html_module(module, modules)
         path = f"api/{name.replace('.', '/')}.html"
-        soup = BeautifulSoup(pdoc.render.html_module(module, modules), "html.parser")
+        soup = BeautifulSoup(html, "html.parser")
+        for paragraph in soup.select(".docstring p"):
+            listed = FIELD.sub("<br>", str(paragraph))
+            paragraph.replace_with(BeautifulSoup(listed, "html.parser"))
+        if text := soup.find("main"):
+            text.name = "div"  # the page around it is the main one
         origin = Path(str(module.source_file)).relative_to(root).as_posix()
         link = soup.new_tag("a", href=relative(path, f"{origin}.html"))
         link.string = origin
