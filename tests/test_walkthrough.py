@@ -91,12 +91,28 @@ def test_it_proves_what_it_says(cells):
     assert "reading(" in code
 
 
+def test_its_exercises_range_from_recall_to_design(cells):
+    """At least three exercises, numbered from 1 on, each with its level; the first recalls, one designs."""
+    text = "\n".join(sources(cells, "markdown"))
+    asked = re.findall(r"^\*\*Exercise (\d+)\*\* \((recall|apply|analyse|design)\)\. ", text, re.MULTILINE)
+    assert len(asked) >= 3
+    assert [number for number, _ in asked] == [str(place) for place in range(1, len(asked) + 1)]
+    assert len(asked) == len(re.findall(r"\*\*Exercise ", text))
+    assert asked[0][1] == "recall"
+    assert {"apply", "design"} <= {level for _, level in asked}
+
+
 def test_its_exercises_have_solutions_that_check(cells):
-    """At least three exercises; each solution is collapsed and asserts."""
-    solutions = tagged(cells, "solution")
-    assert len(solutions) >= 3
+    """Each exercise cell leaves the answer open and checks it; each solution is collapsed, and asserts it.
+
+    So does the questionnaire, whose answers are graded."""
+    exercises, solutions = tagged(cells, "exercise"), tagged(cells, "solution")
+    assert len(exercises) == len(solutions) >= 3
+    for exercise in exercises:
+        assert re.search(r"^check\(.+\);$|^questionnaire\(\)$", exercise.source.splitlines()[-1])
+        assert "..." in exercise.source or "questionnaire()" in exercise.source
     for solution in solutions:
-        assert "assert " in solution.source
+        assert re.match(r"assert (check|grade)\(.+\)$", solution.source.splitlines()[-1])
         assert solution.metadata["jupyter"]["source_hidden"] is True
 
 

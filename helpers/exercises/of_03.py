@@ -85,8 +85,8 @@ def _careful(answer: Any, task_seconds: float, silent: str) -> str:
         raise Wrong("No task was given up in this burst: show it with the short heartbeat, burst(period, …).")
     if answer["late"].any():
         raise Wrong(
-            f"{int(answer['late'].sum())} tasks were still done for nobody: their answer came late. Ask "
-            "before the work begins; a refused heartbeat says that nobody waits."
+            f"{int(answer['late'].sum())} of the {len(answer)} tasks: done for nobody, answered too late. "
+            "Ask before the work begins; a refused heartbeat says that nobody waits."
         )
     if answer.loc[lost, "service"].max() >= task_seconds:
         raise Wrong(
