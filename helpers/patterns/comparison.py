@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -241,22 +242,24 @@ def _predicted(pattern: Pattern, experiment: Experiment, engine: Engine) -> dict
 
 
 def overhead(trace: Trace) -> tuple[float, float]:
-    """What a run adds to its work: once, before the first task and after the last (s); and each task (s).
+    """What a run adds to its work (s): once, before the first task and after the last; and between two tasks.
 
-    The latter is what a worker's place stands empty for a task while there are others to do.
+    The latter is how long a place stands empty on average from one task in it to the next.
     """
     items, places = trace.items, trace.experiment.worker_concurrency
     first, last = items["service_start"].min(), items["service_end"].max()
     work = float((items["service_end"] - items["service_start"]).sum())
     once = first + items["returned"].max() - last
-    return float(once), max(0.0, (places * float(last - first) - work) / len(items))
+    empty = places * float(last - first) - work
+    return float(once), max(0.0, empty / max(1, len(items) - places))
 
 
-def bound(pattern: Pattern, experiment: Experiment, once: float, each: float) -> float:
-    """The makespan (s) below which such overheads let no run go: a queue whose servers never rest."""
-    calls = -(-experiment.items // pattern.batch(experiment))
-    work = float(experiment.plan()["task_seconds"].sum()) + calls * each
-    return once + max(work / experiment.worker_concurrency, metrics.ideal_makespan(experiment))
+def bound(pattern: Pattern, experiment: Experiment, once: float, between: float) -> float:
+    """The makespan (s) of a queue whose places are never empty, but for such overheads."""
+    places = experiment.worker_concurrency
+    calls = math.ceil(experiment.items / pattern.batch(experiment))
+    work = float(experiment.plan()["task_seconds"].sum()) + max(0, calls - places) * between
+    return once + max(work / places, metrics.ideal_makespan(experiment))
 
 
 # Faults
