@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from helpers import budget, notebooks, tune
 from helpers import observe as observing
 from helpers import sweep as sweeps
-from helpers.commands import comparing, publishing, simulating, stacks
+from helpers.commands import comparing, drawing, publishing, simulating, stacks
 from helpers.commands.given import Assignments, assigned, loaded, value_lists
 from helpers.commands.keeping import doctor, engine_app
 from helpers.commands.places import Place, placed
@@ -255,6 +255,7 @@ app.command("tune")(simulating.tune_settings)
 app.command()(simulating.calibrate)
 app.command()(comparing.compare)
 app.command()(publishing.site)
+app.command("graph")(drawing.draw)
 app.command()(stacks.deploy)
 app.command()(stacks.destroy)
 app.command()(doctor)

@@ -233,7 +233,7 @@ class _Drawing:
 
     def dot(self) -> str:
         """The whole graph."""
-        about = f"compound=true bgcolor=white pad=0.15 ranksep=0.35 nodesep=0.3 {FONT}"
+        about = f"compound=true bgcolor=white pad=0.15 ranksep=0.35 nodesep=0.45 {FONT}"
         about += f" fontsize=10 labelloc=b label=<{_legend()}>" * (len(self.numbers) > 0)
         return "\n".join(
             [

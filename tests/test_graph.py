@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_trace
+from typer.testing import CliRunner
 
 from helpers import Experiment, LabError, graph, metrics, simulate, stack
+from helpers.cli import app
 from helpers.observe import Observation
 
 module = sys.modules["helpers.graph"]  # the package's own name for it is the function
@@ -447,3 +449,14 @@ def test_a_notebook_shows_it_and_a_file_holds_it(tmp_path):
     assert shown["image/png"].startswith(b"\x89PNG")
     with pytest.raises(LabError, match="end the file's name so"):
         picture.save(tmp_path / "a.pdf")
+
+
+def test_the_command_writes_the_same_picture(tmp_path):
+    """`lab graph` gives what `graph` gives, coloured by a trace's file too."""
+    trace = simulate(Experiment(30))
+    kept = trace.save(tmp_path / "trace.parquet")
+    out = tmp_path / "combined.svg"
+    for more, coloured_by in (([], None), (["--coloured-by", str(kept)], trace)):
+        ran = CliRunner().invoke(app, ["graph", "combined", "--out", str(out), *more])
+        assert (0, f"{out}\n") == (ran.exit_code, ran.stdout)
+        assert graph("combined", coloured_by=coloured_by).svg == out.read_text()
