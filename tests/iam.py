@@ -36,6 +36,7 @@ NAMESPACES = {
     "iam": "iam",
     "lambda": "lambda",
     "logs": "logs",
+    "pipes": "pipes",
     "s3": "s3",
     "sqs": "sqs",
     "states": "stepfunctions",
@@ -117,6 +118,14 @@ ON_BEHALF = {
         "ListTagsForResource",
         "PutRetentionPolicy",
         "TagResource",
+    },
+    "AWS::Pipes::Pipe": {
+        "CreatePipe",
+        "DeletePipe",
+        "DescribePipe",
+        "TagResource",
+        "UpdatePipe",
+        "iam:PassRole",
     },
     "AWS::S3::Bucket": {
         "CreateBucket",

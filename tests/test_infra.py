@@ -354,7 +354,9 @@ def test_a_function_may_do_exactly_what_its_code_does(workflow):
     for name, function in properties(workflow, LAMBDA).items():
         mappings = [m for m in properties(workflow, MAPPING).values() if named(m["FunctionName"]) == {name}]
         sources = {queue for mapping in mappings for queue in named(mapping["EventSourceArn"])}
-        targets = {"s3": set(properties(workflow, BUCKET)), "sqs": sources, "states": waiting}
+        pipes = [p for p in properties(workflow, PIPE).values() if named(p["Target"]) == {name}]
+        piped = {queue for pipe in pipes for queue in named(pipe["Source"])}
+        targets = {"s3": set(properties(workflow, BUCKET)), "sqs": sources | piped, "states": waiting}
         targets |= {"dynamodb": set(properties(workflow, TABLE))}
         expected = {(action, function["LoggingConfig"]["LogGroup"]["Ref"]) for action in LOGGING}
         expected |= {(action, queue) for action in POLLING for queue in sources}
@@ -362,6 +364,29 @@ def test_a_function_may_do_exactly_what_its_code_does(workflow):
             for action in TRANSACTIONS.get(called, {called}):
                 expected |= {(action, target) for target in targets[action.partition(":")[0]]}
         assert expected == granted(workflow, function["Role"]["Fn::GetAtt"][0])
+
+
+@of_every_workflow
+def test_a_pipe_takes_one_message_of_a_group_and_may_do_no_more(workflow):
+    """A pipe has no limit of its own: its queue has groups, and it waits for its function, message by message."""
+    for name, pipe in properties(workflow, PIPE).items():
+        (queue,), (function,) = named(pipe["Source"]), named(pipe["Target"])
+        assert properties(workflow, QUEUE)[queue]["FifoQueue"] is True, name
+        assert pipe["SourceParameters"] == {"SqsQueueParameters": {"BatchSize": 1}}, name
+        waits = {"LambdaFunctionParameters": {"InvocationType": "REQUEST_RESPONSE"}}
+        assert pipe["TargetParameters"] == waits, name
+        expected = {(action, queue) for action in POLLING} | {("lambda:InvokeFunction", function)}
+        assert expected == granted(workflow, pipe["RoleArn"]["Fn::GetAtt"][0])
+
+
+@of_every_workflow
+def test_a_rule_may_only_start_what_it_starts(workflow):
+    """A rule's target has a role that allows to start that state machine, and nothing else."""
+    for rule in properties(workflow, RULE).values():
+        for target in rule["Targets"]:
+            (machine,) = named(target["Arn"])
+            role = target["RoleArn"]["Fn::GetAtt"][0]
+            assert {("states:StartExecution", machine)} == granted(workflow, role)
 
 
 @of_every_workflow
@@ -380,9 +405,9 @@ def test_everything_that_can_be_tagged_is(workflow):
     for name, resource in stack.template(workflow)["Resources"].items():
         schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", resource["Type"]).schema
         if schema.get("tagging", {}).get("taggable"):
-            assert resource["Properties"].get("Tags") == [{"Key": "project", "Value": "concurrency-lab"}], (
-                name
-            )
+            tags = resource["Properties"].get("Tags")
+            told = tags if isinstance(tags, dict) else {tag["Key"]: tag["Value"] for tag in tags or []}
+            assert told == {"project": "concurrency-lab"}, name
 
 
 @of_every_workflow

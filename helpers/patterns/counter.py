@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -62,11 +63,18 @@ def run(engine: Engine, experiment: Experiment) -> Trace:
         return count(deployed, experiment)
 
 
-def count(deployed: stack.Stack, experiment: Experiment) -> Trace:
-    """Send the items to a deployed `counter` stack and return the trace when they are counted."""
+def count(
+    deployed: stack.Stack,
+    experiment: Experiment,
+    fields: Callable[[dict[str, Any]], dict[str, str]] | None = None,
+) -> Trace:
+    """Send the items to a deployed `counter` or `pipes` stack and return the trace when they are counted.
+
+    fields: what an item's message has beside its body.
+    """
     with live.consumers(deployed, experiment, False), live.sampled_queue(deployed) as samples:
         began = time.time()
-        live.send(deployed, live.payloads(experiment))
+        live.send(deployed, live.payloads(experiment), fields)
         _wait(deployed, experiment)
         done = {result["item"]: _answered(result) for result in results(deployed)}
         dead = {"lane": "limited", "error": {"Error": "States.Timeout"}} | _span(began, time.time())

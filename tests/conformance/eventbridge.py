@@ -65,3 +65,21 @@ def pipe_from_queue_to_function(site: Site) -> Any:
     left = "ApproximateNumberOfMessagesNotVisible"
     site.until(lambda: site.attribute(source, left) == "0", seconds=30)
     return [items, int(site.attribute(source, left))]
+
+
+@probe(PIPE, [["one", "other"], ["two"]], needs="lambda", seconds=400)
+def pipe_takes_one_of_a_group(site: Site) -> Any:
+    """From a FIFO queue a pipe takes one batch of a message group at a time, and those of other groups."""
+    source, log = site.queue(fifo=True, VisibilityTimeout=360), site.queue()
+    gates = {"a": site.queue(), "b": site.queue()}
+    pipe(site, source, site.function())
+    for group, item in (("a", "one"), ("a", "two"), ("b", "other")):
+        body = json.dumps({"do": "wait", "gate": gates[group], "log": log, "item": item})
+        group_and_name = {"MessageGroupId": group, "MessageDeduplicationId": item}
+        site.sqs.send_message(QueueUrl=source, MessageBody=body, **group_and_name)
+    begun = sorted(facts["items"][0] for facts in site.take(log, 2))
+    site.send(gates["a"], ["go"])
+    then = [facts["items"][0] for facts in site.take(log, 1)]
+    for url in gates.values():
+        site.send(url, ["go"])
+    return [begun, then]

@@ -9,7 +9,8 @@ import select
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 LOG_WAIT_SECONDS = 5
@@ -17,6 +18,9 @@ LOG_PAGE = 10_000
 """Events that one FilterLogEvents returns at most (API reference, 2026-11-24)."""
 THROTTLE_RETRY_SECONDS = 1.0
 """Until a throttled batch is tried again. AWS documents no such time; the simulator assumes the same."""
+
+PIPE_BATCHES = 1_000
+"""That a pipe processes at once (EventBridge guide, eb-pipes-sqs, 2026-11-26)."""
 
 Step = Callable[..., Any]
 
@@ -188,6 +192,69 @@ class BatchingWindow:
         return corrected
 
 
+class PipesFromQueues:
+    """A pipe from a queue to a function is polled as a mapping is, and its function is given an array.
+
+    Of a FIFO queue there is a batch under way of each group, as the queue gives out no more.
+    """
+
+    def __init__(self, lambda_svc: Any, pipes: Any) -> None:
+        self.lambda_svc, self.pipes = lambda_svc, pipes
+
+    def keep_parameters(self, create: Step) -> Step:
+        """A pipe by call (name, body) or by template (logical id, properties, stack) knows its batch size."""
+
+        def corrected(name: str, given: dict[str, Any], *stack: str) -> Any:
+            made = create(name, given, *stack)
+            if pipe := self.pipes._pipes.get(made[0] if stack else name):
+                pipe["SourceParameters"] = given.get("SourceParameters", {}).get("SqsQueueParameters", {})
+                self.lambda_svc._ensure_poller()
+            return made
+
+        return corrected
+
+    def among_mappings(self, every: Step) -> Step:
+        """The poller finds pipes among its mappings."""
+
+        def corrected() -> Iterator[Any]:
+            yield from every()
+            for account, region, pipe in self.pipes._iter_all_pipes():
+                _, is_function, name = pipe["Target"].partition(":function:")
+                if is_function and ":sqs:" in pipe["Source"] and pipe["CurrentState"] == "RUNNING":
+                    parameters = {"BatchSize": 10, "MaximumBatchingWindowInSeconds": 0}
+                    parameters |= {key: int(value) for key, value in pipe["SourceParameters"].items()}
+                    yield (
+                        account,
+                        region,
+                        parameters
+                        | {
+                            "UUID": pipe["Arn"],
+                            "EventSourceArn": pipe["Source"],
+                            "FunctionName": name,
+                            "FunctionResponseTypes": ["ReportBatchItemFailures"],
+                        },
+                    )
+
+        return corrected
+
+    def concurrency(self, limit: Step) -> Step:
+        """A pipe processes up to 1,000 batches at once, whatever the queue."""
+
+        def corrected(mapping: dict[str, Any], *rest: Any) -> Any:
+            return PIPE_BATCHES if ":pipe/" in mapping["UUID"] else limit(mapping, *rest)
+
+        return corrected
+
+    def array(self, run: Step) -> Step:
+        """What a pipe hands over is the messages alone."""
+
+        def corrected(mapping: dict[str, Any], function: Any, event: Any, *rest: Any) -> Any:
+            records = event["Records"] if ":pipe/" in mapping["UUID"] else event
+            return run(mapping, function, records, *rest)
+
+        return corrected
+
+
 def whole_logs(worker: Any) -> None:
     """An invocation's log is all that its handler printed, without a fixed wait for it.
 
@@ -338,7 +405,7 @@ def log_pages(find: Step) -> Step:
 def correct() -> None:
     """Put these corrections in place in ministack."""
     from ministack.core import lambda_runtime
-    from ministack.services import cloudwatch_logs, lambda_svc, sqs
+    from ministack.services import cloudwatch_logs, lambda_svc, pipes, sqs
     from ministack.services import stepfunctions as sfn
     from ministack.services.cloudformation import provisioners
 
@@ -362,9 +429,22 @@ def correct() -> None:
     throttled = ThrottledBatches()
     lambda_svc._run_sqs_batch = throttled.of_mapping(partial.of_mapping(lambda_svc._run_sqs_batch))
     lambda_svc._acquire_execution_slot = throttled.wait(lambda_svc._acquire_execution_slot)
+    wake = lambda_svc._esm_wake
+    lambda_svc._esm_wake = (
+        SimpleNamespace(  # with a mapping it looks each second, and so it should with a pipe
+            wait=lambda seconds: wake.wait(min(seconds, 1)), set=wake.set, clear=wake.clear
+        )
+    )
+    piped = PipesFromQueues(lambda_svc, pipes)
+    lambda_svc._sqs_esm_concurrency = piped.concurrency(lambda_svc._sqs_esm_concurrency)
     window = BatchingWindow(lambda_svc._esm_wake)
     lambda_svc._sqs_esm_concurrency = window.of_mapping(
         polls_up_to_its_maximum(lambda_svc._sqs_esm_concurrency)
     )
+    pipes._create_pipe = piped.keep_parameters(pipes._create_pipe)
+    pipe = provisioners._RESOURCE_HANDLERS["AWS::Pipes::Pipe"]
+    pipe["create"] = piped.keep_parameters(pipe["create"])
+    lambda_svc._iter_all_esms = piped.among_mappings(lambda_svc._iter_all_esms)
+    lambda_svc._run_sqs_batch = piped.array(lambda_svc._run_sqs_batch)
     sqs._receive_messages_for_esm = window.gather(sqs._receive_messages_for_esm)
     lambda_svc._ESM_BACKOFF_SECONDS = 0.0  # one failed batch would hold back all others of its mapping

@@ -44,12 +44,16 @@ def do(item, attempt):
 
 
 def handler(event, context):
-    """Return the messages that must come again, as ReportBatchItemFailures expects them."""
-    if "Records" not in event:
+    """Return the messages that must come again, as ReportBatchItemFailures expects them.
+
+    A mapping hands over its messages under `Records`, a pipe the messages alone.
+    """
+    if "warm_seconds" in event:
         time.sleep(event["warm_seconds"])
         print(json.dumps({"warm": context.log_stream_name}))
         return {"worker": context.log_stream_name}
-    again = [record for record in event["Records"] if not finish(record, context.log_stream_name)]
+    records = event if isinstance(event, list) else event["Records"]
+    again = [record for record in records if not finish(record, context.log_stream_name)]
     return {"batchItemFailures": [{"itemIdentifier": record["messageId"]} for record in again]}
 
 
