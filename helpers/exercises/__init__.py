@@ -33,7 +33,7 @@ def check(name: str, answer: Any, *evidence: Any) -> bool:
     """
     exercise = _find(name)
     state, sentence = _judged(exercise, answer, evidence)
-    show(name, state, sentence)
+    show(name, f"Exercise {name}", state, sentence)
     return state == "right"
 
 

@@ -235,7 +235,7 @@ def grade(answers: Sequence[str]) -> bool:
         told.append(f"Give {len(QUESTIONS)} letters, one for each question, in a list.")
     told += [f"{number}: {why}" for number, why in wrong]
     passed = right == len(QUESTIONS) == len(given)
-    show(NAME, "right" if passed else "wrong", " ".join(told))
+    show(NAME, "Questionnaire", "right" if passed else "wrong", "\n".join(told))
     return passed
 
 
@@ -267,7 +267,8 @@ def _clickable() -> widgets.Widget:
                 ok = button.value == question.right
                 right += ok
                 title = f"{button.value})"
-                why.value = page("right" if ok else "wrong", title, _why(question, button.value))
+                reason = page("right" if ok else "wrong", title, _why(question, button.value))
+                why.value = reason + _source(question)
         chosen = sum(button.value is not None for button in buttons)
         score.value = f"<b>{right} of {len(QUESTIONS)} are right</b>, {len(QUESTIONS) - chosen} are left."
 
@@ -290,7 +291,15 @@ def _static() -> str:
                 f'<details style="margin-left: 1.5em"><summary>{letter}) {html.escape(choice)}</summary>'
                 f"{page('right' if letter == question.right else 'wrong', f'{letter})', why)}</details>"
             )
+        parts.append(_source(question))
     return "".join(parts)
+
+
+def _source(question: Question) -> str:
+    """Where it is documented or was seen, as HTML."""
+    source = html.escape(question.source)
+    linked = f'<a href="{source}">{source}</a>' if source.startswith("https:") else source
+    return f'<p style="margin-left: 1.5em; font-size: smaller; overflow-wrap: anywhere">Source: {linked}</p>'
 
 
 def _text() -> str:

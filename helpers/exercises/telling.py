@@ -22,23 +22,24 @@ LOOKS = {  # state: (sign, words, colour that is legible on light and on dark)
 def page(state: str, title: str, sentence: str) -> str:
     """The outcome as HTML; `title` and `sentence` are text."""
     sign, words, colour = LOOKS[state]
+    style = f"border-left: .3em solid {colour}; padding: .3em .8em; max-width: 60em; white-space: pre-line"
     return (
-        f'<div style="border-left: .3em solid {colour}; padding: .3em .8em; max-width: 60em">'
+        f'<div style="{style}">'
         f'<b><span style="color: {colour}">{sign}</span> {html.escape(title)}: {words}.</b> '
         f"{html.escape(sentence)}</div>"
     )
 
 
-def show(name: str, state: str, sentence: str) -> None:
+def show(name: str, title: str, state: str, sentence: str) -> None:
     """Display the outcome of the exercise and keep {"name", "state"}; print it where there is no notebook."""
     from IPython.core.getipython import get_ipython
     from IPython.display import display
 
     sign, words, _ = LOOKS[state]
     sentence = sentence.encode(errors="backslashreplace").decode()  # half a surrogate pair is no UTF-8
-    text = f"{sign} Exercise {name}: {words}. {sentence}"
+    text = f"{sign} {title}: {words}. {sentence}"
     if get_ipython() is None:
         print(text)
         return
-    shown = {"text/plain": text, "text/html": page(state, f"Exercise {name}", sentence)}
+    shown = {"text/plain": text, "text/html": page(state, title, sentence)}
     display({**shown, EXERCISE: {"name": name, "state": state}}, raw=True)
