@@ -235,6 +235,19 @@ DESIGNED: dict[str, tuple[list[Any], dict[str, Any]]] = {
 """Of exercises with a judge of their own: right answers, and wrong ones by a part of what they are told."""
 
 
+class Hostile:
+    """An object that answers nothing."""
+
+    def _refuse(self, *_: object) -> Any:
+        raise RuntimeError("\ud800")
+
+    __repr__ = __eq__ = __float__ = __iter__ = __len__ = __getattr__ = __bool__ = _refuse
+    __hash__ = None
+
+    def __call__(self, *_: object) -> Any:
+        raise SystemExit
+
+
 def told(name: str, answer: Any, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str]:
     """Whether it was right, and what check said, outside of a notebook."""
     right = check(name, answer, *EVIDENCE.get(name, ()))
@@ -362,6 +375,8 @@ def test_a_wrong_type_or_unit_is_told_kindly(answer, said):
         assert "because" == judge(equal)
     with pytest.raises(Wrong, match=re.escape(said)):
         judge(answer)
+    with pytest.raises(Wrong, match="a Hostile is of type Hostile: give"):
+        judge(Hostile())
 
 
 def test_parts_are_all_needed():
@@ -390,19 +405,6 @@ def test_an_unknown_exercise_is_an_error_of_the_notebook():
     for name in ("01.99", "99.1", "one", ""):
         with pytest.raises(LabError, match="there is none of that name"):
             check(name, 1)
-
-
-class Hostile:
-    """An object that answers nothing."""
-
-    def _refuse(self, *_: object) -> Any:
-        raise ValueError("\ud800")
-
-    __repr__ = __eq__ = __float__ = __iter__ = __len__ = __getattr__ = __bool__ = _refuse
-    __hash__ = None
-
-    def __call__(self, *_: object) -> Any:
-        raise SystemExit
 
 
 LEAVES = st.one_of(
@@ -584,6 +586,19 @@ def test_a_click_is_answered_at_once_and_counted():
     for button, question in zip(buttons, asking.QUESTIONS, strict=True):
         button.value = question.right
     assert f"{len(buttons)} of {len(buttons)} are right" in score.value
+
+
+def test_widgets_are_for_who_can_click(monkeypatch):
+    """JupyterLab gets the widgets, with the page beside them for what shows none; others the page alone."""
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    monkeypatch.delenv(telling.UNATTENDED, raising=False)
+    asking.questionnaire()
+    monkeypatch.setenv(telling.UNATTENDED, "1")
+    asking.questionnaire()
+    widget = "application/vnd.jupyter.widget-view+json"
+    assert [True, False] == [widget in data for data in shown]
+    assert shown[0]["text/html"] == shown[1]["text/html"]
 
 
 def test_answers_are_graded_with_reasons(capsys):

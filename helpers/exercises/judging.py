@@ -154,7 +154,7 @@ def told(answer: Any) -> str:
     try:
         return shown(answer)
     except Exception:
-        return _kind(answer)
+        return f"a {type(answer).__name__}"
 
 
 def number_in(answer: Any, unit: str) -> float:
