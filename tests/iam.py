@@ -62,6 +62,8 @@ BATCHES = {
 UNCHECKED = {"iam:PassRole", "sqs:StartMessageMoveTask", "sts:GetCallerIdentity"}
 """Actions that are not tried on the engine: it ignores the first, has no such call as the second, and AWS
 refuses the third to nobody."""
+NAMESAKES = {"get_template", "query"}
+"""Methods of jinja's and of pandas' that the lab calls, and that are named as some of AWS's clients are."""
 ON_BEHALF = {
     "AWS::DynamoDB::Table": {
         "CreateTable",
@@ -180,12 +182,15 @@ EXAMPLES = {
 }
 """Members of requests that name a resource by more than its name."""
 TAGGED = {
+    "dynamodb": f"arn:aws:dynamodb:{local.REGION}:{ACCOUNT}:table/lab-probe",
+    "events": f"arn:aws:events:{local.REGION}:{ACCOUNT}:rule/lab-probe",
     "lambda": f"arn:aws:lambda:{local.REGION}:{ACCOUNT}:event-source-mapping:lab-probe",
     "logs": f"arn:aws:logs:{local.REGION}:{ACCOUNT}:log-group:lab-probe",
+    "pipes": f"arn:aws:pipes:{local.REGION}:{ACCOUNT}:pipe/lab-probe",
     "states": EXAMPLES["stateMachineArn"],
 }
 """What is tagged, by the service's prefix."""
-NAMING = {"key", "logGroupName", "stateMachineArn", "value"}
+NAMING = {"S", "key", "logGroupName", "stateMachineArn", "value"}
 """Members that are sent without being required: those that name the resource, or make a tag whole."""
 
 
@@ -234,7 +239,7 @@ def called() -> set[str]:
         if isinstance(node, ast.Attribute) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
     }
     actions = {f"{action.partition(':')[0]}:{operation}": action for action, operation in OPERATIONS.items()}
-    found = {methods[word] for word in words & methods.keys()}
+    found = {methods[word] for word in words & methods.keys() - NAMESAKES}
     return {actions.get(operation, BATCHES.get(operation, operation)) for operation in found}
 
 
@@ -286,7 +291,7 @@ def request(client: Any, action: str, known: dict[str, str]) -> Callable[[], Any
     prefix, _, name = action.partition(":")
     operation = OPERATIONS.get(action, name)
     (method,) = (m for m, o in client.meta.method_to_api_mapping.items() if o == operation)
-    tagged = {"Resource": TAGGED.get(prefix), "resourceArn": TAGGED.get(prefix)}
+    tagged = dict.fromkeys(("Resource", "resourceArn", "ResourceArn", "ResourceARN"), TAGGED.get(prefix))
     shape = client.meta.service_model.operation_model(operation).input_shape
     parameters = _example(shape, {**EXAMPLES, **tagged, **known}) if shape else {}
     return lambda: getattr(client, method)(**parameters)
@@ -301,7 +306,7 @@ def _example(shape: Shape, known: dict[str, Any]) -> Any:
         case "list":
             return [_example(shape.member, known)]
         case "map":
-            return {"project": "concurrency-lab"}
+            return {"project": _example(shape.value, known)}
         case "boolean":
             return True
         case "blob":

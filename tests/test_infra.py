@@ -368,7 +368,7 @@ def test_a_function_may_do_exactly_what_its_code_does(workflow):
 
 @of_every_workflow
 def test_a_pipe_takes_one_message_of_a_group_and_may_do_no_more(workflow):
-    """A pipe has no limit of its own: its queue has groups, and it waits for its function, message by message."""
+    """A pipe has no limit of its own: its queue has groups, and it waits for its function each time."""
     for name, pipe in properties(workflow, PIPE).items():
         (queue,), (function,) = named(pipe["Source"]), named(pipe["Target"])
         assert properties(workflow, QUEUE)[queue]["FifoQueue"] is True, name

@@ -10,9 +10,14 @@ import os
 import threading
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 OPERATOR = "lab-operator"
 """The user who signs with the access key of the lab's clients, and that user's only policy."""
+
+NAMED_IN_BODY = ("dynamodb", "events", "states")
+NAMING = ("mapRunArn", "resourceArn", "ResourceArn", "ResourceARN")
+"""The fields of such a request by which it names its resource, where ministack does not look."""
 
 Step = Callable[..., Any]
 
@@ -99,10 +104,15 @@ class Waiting:
         """The resource of a request that names a token, a Map Run, something with tags or a new activity."""
 
         def corrected(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> str:
-            data = json.loads(body) if service == "states" and body else {}
-            named = data.get("mapRunArn") or data.get("resourceArn")
+            data = json.loads(body) if service in NAMED_IN_BODY and body else {}
+            named = next((data[field] for field in NAMING if field in data), None)
             named = named or self.machines.get(data.get("taskToken", ""))
+            if service == "pipes" and path.startswith("/tags/"):
+                named = unquote(path.removeprefix("/tags/"))
+            if "Rule" in data:
+                body = json.dumps(data | {"RuleName": data["Rule"]}).encode()
             found = named or str(extract(service, method, path, headers, body, *rest))
+            found = found.replace(":rule/default/", ":rule/")
             new = headers.get("x-amz-target", "").endswith(".CreateActivity")
             return found.replace(":stateMachine:", ":activity:") if new else found
 
