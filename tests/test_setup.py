@@ -336,7 +336,18 @@ def test_ci_run_ends_with_the_status_of_the_tests(tmp_path: Path, status: int) -
     lab = tmp_path / "lab"
     lab.write_text(f'#!/bin/sh\necho "$PWD $*"\nexit {status}\n')
     lab.chmod(0o755)
-    done = subprocess.run([tmp_path / ".ci" / "run"], cwd="/", capture_output=True, text=True)
+    (tmp_path / "bin").mkdir()
+    for name in ("bash", "dirname"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name) or "missing")
+    chromium = tmp_path / "bin" / "chromium"
+    chromium.touch(0o755)
+    done = subprocess.run(
+        [tmp_path / ".ci" / "run"],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        env={"PATH": str(tmp_path / "bin")},
+    )
     assert (status, f"{tmp_path} test\n") == (done.returncode, done.stdout)
     assert (status == 5) == ("no test was found" in done.stderr)
 
@@ -350,6 +361,21 @@ def test_a_container_is_set_up_as_a_clone_is() -> None:
     assert "./lab doctor" == container["postCreateCommand"]
     interpreter = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
     assert interpreter.endswith("/.venv/bin/python")
+    # Where JupyterLab listens unless it is told otherwise.
+    assert [8888] == container["forwardPorts"]
+    assert {"8888"} == set(container["portsAttributes"])
+
+
+def test_binder_installs_what_pyproject_lists() -> None:
+    """Binder has a Python that the lab runs on, and the one list of packages, without the tests' own."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    # repo2docker reads one folder, .binder where it is there: environment.yml above it has no effect.
+    assert not (ROOT / "binder").exists()
+    name, _, version = (ROOT / ".binder" / "runtime.txt").read_text().strip().partition("-")
+    assert "python" == name
+    assert [int(part) for part in version.split(".")] >= [int(part) for part in wanted.strip(">=").split(".")]
+    assert "-e .\n" == (ROOT / ".binder" / "requirements.txt").read_text()
+    assert {"requirements.txt", "runtime.txt"} == {path.name for path in (ROOT / ".binder").iterdir()}
 
 
 def test_workflow_runs_what_a_user_runs() -> None:
@@ -395,7 +421,7 @@ def test_workflow_says_which_release_a_hash_is(path: Path) -> None:
 
 
 def test_pages_publishes_what_lab_site_has_made() -> None:
-    """On a push to main, after a build that fails for a failed notebook or a dead link; never a part of it."""
+    """On a push to main, whole, and only if no notebook failed and no link is dead."""
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "pages.yml").read_text())
     assert {"push": {"branches": ["main"]}} == workflow[True]
     assert workflow["concurrency"]["cancel-in-progress"] is False

@@ -14,40 +14,54 @@ COMMANDS = {
     **{"sum": "∑", "infty": "∞", "in": "∈", "to": "→", "ldots": "…", "dots": "…", "pm": "±", "sqrt": "√"},
     **{",": "\u2009", ";": " ", " ": " ", "{": "{", "}": "}", "%": "%", "$": "$", "_": "_"},
 }
-TOKEN = re.compile(r"\\([A-Za-z]+|.)|([_^])|([{}])|([A-Za-z]+)|(.)", re.DOTALL)
+SCRIPTS = {"_": "sub", "^": "sup"}
+TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|[A-Za-z]+|.", re.DOTALL)
 
 
 def to_html(tex: str) -> str:
     r"""The formula, such as `L = \lambda W`, as HTML text.
 
-    Raises LabError for a command that it does not know.
+    Raises LabError for a command that it does not know, and for braces and scripts that are left open.
     """
-    shown: list[str] = []
-    closing: list[str] = []  # what each open brace ends with
-    pending = ""  # the element that a sub- or superscript has opened for what follows
-    for command, script, brace, letters, other in TOKEN.findall(tex):
-        if script:
-            pending = "sub" if script == "_" else "sup"
-            shown.append(f"<{pending}>")
-            continue
-        if brace == "{":
-            closing.append(f"</{pending}>" if pending else "")
-            pending = ""
-            continue
-        if brace:
-            shown.append(closing.pop() if closing else "")
-            continue
-        if command and command not in COMMANDS:
+    tokens = TOKEN.findall(tex)[::-1]  # the next one is the last
+    shown = _several(tokens, tex)
+    if tokens:
+        raise _open(tex)
+    return shown
+
+
+def _several(tokens: list[str], tex: str) -> str:
+    """What stands before the next brace that closes, or the end."""
+    shown = []
+    while tokens and tokens[-1] != "}":
+        shown.append(_one(tokens, tex))
+    return "".join(shown)
+
+
+def _one(tokens: list[str], tex: str) -> str:
+    """The next sign, or group in braces, with the script that it may be."""
+    token = tokens.pop()
+    if token == "{":
+        shown = _several(tokens, tex)
+        if not tokens:
+            raise _open(tex)
+        tokens.pop()
+        return shown
+    if element := SCRIPTS.get(token):
+        if not tokens or tokens[-1] in {*SCRIPTS, "}"}:
+            raise _open(tex)
+        if tokens[-1].isalpha():  # of several letters it takes the first
+            tokens[-1:] = tokens[-1][::-1]
+        return f"<{element}>{_one(tokens, tex)}</{element}>"
+    if token.startswith("\\"):
+        if token[1:] not in COMMANDS:
             raise LabError(
-                f"formula ${tex}$: the site has no sign for \\{command}; write it otherwise, or add it to "
+                f"formula ${tex}$: the site has no sign for {token}; write it otherwise, or add it to "
                 "helpers/site/mathematics.py"
             )
-        if letters and pending:  # a script takes one sign, the rest stands beside it
-            shown.append(
-                f"<i>{letters[0]}</i></{pending}>" + (f"<i>{letters[1:]}</i>" if letters[1:] else "")
-            )
-        else:
-            sign = COMMANDS[command] if command else f"<i>{letters}</i>" if letters else escape(other)
-            shown.append(("−" if sign == "-" else sign) + (f"</{pending}>" if pending else ""))
-        pending = ""
-    return "".join(shown) + "".join(reversed(closing))
+        return escape(COMMANDS[token[1:]])
+    return f"<i>{token}</i>" if token.isalpha() else "−" if token == "-" else escape(token)
+
+
+def _open(tex: str) -> LabError:
+    return LabError(f"formula ${tex}$: a brace or a script is left open; close each brace, give each script")

@@ -17,8 +17,11 @@ addEventListener("DOMContentLoaded", () => {
     kept.set(root.dataset.theme);
     show();
   });
-  const here = document.querySelector("nav [aria-current]");
-  if (here && matchMedia("(min-width: 64rem)").matches) here.scrollIntoView({ block: "nearest" });
   const menu = document.getElementById("menu");
-  if (menu) menu.addEventListener("click", (event) => { if (event.target.closest("a") && menu.matches(":popover-open")) menu.hidePopover(); });
+  if (!menu) return;
+  const here = menu.querySelector("[aria-current]");
+  if (here) menu.scrollTop = here.offsetTop - menu.clientHeight / 3; // not scrollIntoView: the next Tab would start there
+  menu.addEventListener("click", (event) => {
+    if (event.target.closest("a") && menu.matches(":popover-open")) menu.hidePopover();
+  });
 });
