@@ -328,28 +328,46 @@ def test_lab_asks_for_the_python_of_pyproject() -> None:
     assert f"needs Python {wanted.removeprefix('>=')} or newer" in (ROOT / "lab").read_text()
 
 
+def ci_run(place: Path, status: int, browser: bool = True) -> "subprocess.CompletedProcess[str]":
+    """.ci/run beside a `lab` that ends with this status, on a machine whose other programs are fakes."""
+    programs = place / "bin"
+    for folder in (place / ".ci", programs):
+        folder.mkdir()
+    shutil.copy(ROOT / ".ci" / "run", place / ".ci")
+    for name in ("bash", "dirname"):
+        (programs / name).symlink_to(shutil.which(name) or "missing")
+    called = 'echo "$PWD $*"'
+    installer = f'echo "apt-get $*"\nexit {status}'
+    fakes = {
+        place / "lab": f"{called}\nexit {status}",
+        programs / "apt-get": f'echo "apt-get $*"\nexit {status}',
+    }
+    if browser:
+        fakes[programs / "google-chrome"] = called
+    for path, text in fakes.items():
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    environment = {"PATH": str(programs)}
+    return subprocess.run([place / ".ci" / "run"], cwd="/", capture_output=True, text=True, env=environment)
+
+
 @pytest.mark.parametrize("status", [0, 1, 5])
 def test_ci_run_ends_with_the_status_of_the_tests(tmp_path: Path, status: int) -> None:
     """Failed tests, and a suite without tests, fail the check, wherever it is called from."""
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
-    lab = tmp_path / "lab"
-    lab.write_text(f'#!/bin/sh\necho "$PWD $*"\nexit {status}\n')
-    lab.chmod(0o755)
-    (tmp_path / "bin").mkdir()
-    for name in ("bash", "dirname"):
-        (tmp_path / "bin" / name).symlink_to(shutil.which(name) or "missing")
-    chromium = tmp_path / "bin" / "chromium"
-    chromium.touch(0o755)
-    done = subprocess.run(
-        [tmp_path / ".ci" / "run"],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        env={"PATH": str(tmp_path / "bin")},
-    )
+    done = ci_run(tmp_path, status)
     assert (status, f"{tmp_path} test\n") == (done.returncode, done.stdout)
     assert (status == 5) == ("no test was found" in done.stderr)
+    assert "apt-get" not in done.stderr
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_ci_run_brings_a_browser_where_there_is_none(tmp_path: Path, status: int) -> None:
+    """Root installs Debian's; where that fails the tests run all the same."""
+    done = ci_run(tmp_path, status, browser=False)
+    assert (status, f"{tmp_path} test\n") == (done.returncode, done.stdout)
+    wanted = ["apt-get -qq update", "apt-get -qq install --no-install-recommends chromium"]
+    expected = wanted[: 2 - status] if os.geteuid() == 0 else []
+    assert expected == [line for line in done.stderr.splitlines() if line.startswith("apt-get")]
 
 
 def test_a_container_is_set_up_as_a_clone_is() -> None:
