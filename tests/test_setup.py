@@ -337,7 +337,6 @@ def ci_run(place: Path, status: int, browser: bool = True) -> "subprocess.Comple
     for name in ("bash", "dirname"):
         (programs / name).symlink_to(shutil.which(name) or "missing")
     called = 'echo "$PWD $*"'
-    installer = f'echo "apt-get $*"\nexit {status}'
     fakes = {
         place / "lab": f"{called}\nexit {status}",
         programs / "apt-get": f'echo "apt-get $*"\nexit {status}',
