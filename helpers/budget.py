@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ __all__ = [
     "of_idle_day",
     "of_metrics",
     "of_run",
+    "of_usage",
     "of_warming",
     "spend",
 ]
@@ -143,6 +144,13 @@ def of_burst(experiment: Experiment) -> float:
     bill = cost.estimate(experiment)
     burst = bill["service"].isin(["Lambda", "SQS"]) & ~bill["item"].str.startswith("summary")
     return cost.total(bill[burst]) + sum(map(of_warming, live.to_warm(experiment).values()))
+
+
+def of_usage(used: Mapping[str, float]) -> float:
+    """What so much costs of each price, by its name in `cost.Prices` (US dollars)."""
+    from helpers import cost
+
+    return cost.total(cost.bill([(name, name, amount) for name, amount in used.items()]))
 
 
 def of_warming(environments: int) -> float:

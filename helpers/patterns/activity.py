@@ -25,10 +25,10 @@ CHILD_TRANSITIONS = 3
 def run(engine: Engine, experiment: Experiment) -> Trace:
     """Deploy `activity`, let a fleet of worker_concurrency workers do the items, destroy it.
 
-    The trace's experiment says what was done: a fleet, which fetches one task at a time. Raises as `live.run`
-    does.
+    The trace's experiment says what was done: a fleet, which fetches one task at a time, and five attempts at
+    most. Raises as `live.run` does.
     """
-    experiment = replace(experiment, siphon_share=1, consumer="fleet", batch_size=1)
+    experiment = replace(experiment, siphon_share=1, consumer="fleet", batch_size=1, max_receive_count=TRIES)
     with stack.deploy(engine, "activity", stack.parameters(experiment, "activity")) as deployed:
         return live.run(deployed, experiment, progress=False)
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from helpers import live, stack
+from helpers import budget, live, stack
 from helpers.engines.base import Engine
 from helpers.errors import StackError
 from helpers.experiment import Experiment
@@ -56,11 +56,19 @@ def results(deployed: stack.Stack) -> list[dict[str, Any]]:
 def run(engine: Engine, experiment: Experiment) -> Trace:
     """Deploy `counter`, send the items, wait until they are counted or dead letters, destroy it.
 
-    The trace's experiment is one of Lambda's workers. Raises StackError when nothing more is counted.
+    The trace's experiment is one of Lambda's workers. Raises StackError when nothing more is counted, and
+    BudgetError where the engine's budget does not allow it.
     """
     experiment = replace(experiment, siphon_share=1, consumer="lambda")
+    spend(engine, PATTERN.title, experiment, usage(experiment))
     with stack.deploy(engine, "counter", stack.parameters(experiment, "counter")) as deployed:
         return count(deployed, experiment)
+
+
+def spend(engine: Engine, what: str, experiment: Experiment, used: dict[str, float]) -> None:
+    """Note that this much is about to be used, beside warming the workers."""
+    warming = sum(map(budget.of_warming, live.to_warm(experiment).values()))
+    engine.spend(what, budget.of_usage(used) + warming)
 
 
 def count(

@@ -27,6 +27,7 @@ def run(engine: Engine, experiment: Experiment) -> Trace:
     The trace's experiment is one of Lambda's workers, a message each. Raises as `counter.run` does.
     """
     experiment = replace(experiment, siphon_share=1, consumer="lambda", batch_size=1, batch_window_seconds=0)
+    counter.spend(engine, PATTERN.title, experiment, usage(experiment))
     with stack.deploy(engine, "pipes", stack.parameters(experiment, "pipes")) as deployed:
         return counter.count(deployed, experiment, groups(experiment.worker_concurrency))
 

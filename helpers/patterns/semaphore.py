@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from helpers import live, stack
+from helpers import budget, live, stack
 from helpers.engines.base import Engine
 from helpers.experiment import Experiment
 from helpers.patterns.maps import invocations
@@ -37,9 +37,16 @@ WORK_TRIES = 5
 
 
 def run(engine: Engine, experiment: Experiment) -> Trace:
-    """Deploy `semaphore`, start an execution for each item, wait for all, destroy it."""
-    experiment = replace(experiment, siphon_share=1)
-    with stack.deploy(engine, "semaphore", stack.parameters(experiment, "semaphore")) as deployed:
+    """Deploy `semaphore`, start an execution for each item, wait for all, destroy it.
+
+    The trace's experiment says what was done: five attempts at most. Raises BudgetError where the engine's
+    budget does not allow it.
+    """
+    engine.spend(PATTERN.title, budget.of_usage(usage(experiment)))
+    experiment = replace(experiment, siphon_share=1, max_receive_count=WORK_TRIES)
+    values = stack.parameters(experiment, "semaphore")
+    values["MaximumConcurrency"] = experiment.worker_concurrency  # which may be 1, other than a mapping's
+    with stack.deploy(engine, "semaphore", values) as deployed:
         if not experiment.cold_start:
             live.warm(deployed, "ProcessFunction", experiment.worker_concurrency, progress=False)
         return work(deployed, experiment)

@@ -1,0 +1,112 @@
+"""The patterns that bring workflows of their own: each item once, the limit kept, whatever dies or fails."""
+
+import json
+import uuid
+from dataclasses import fields, replace
+
+import pytest
+from test_workflows import deploy, items, logged, until
+
+from helpers import Experiment, checks, live
+from helpers.cost import Prices
+from helpers.patterns import activity, counter, pipes, semaphore
+from tests.faults.trial import everything
+
+SHORT = {"function_timeout_seconds": 1, "visibility_timeout_seconds": 2, "redelivery_seconds": 0}
+"""Clocks by which a dead worker is soon found out."""
+WORK = Experiment(
+    12,
+    siphon_share=1,
+    worker_concurrency=3,
+    limited_seconds=0.1,
+    failure_rate=0.2,
+    heartbeat_seconds=2,
+    max_receive_count=5,
+    **SHORT,
+)
+DIES, HOPELESS = 3, 5
+of_every_pattern = pytest.mark.parametrize(
+    ("pattern", "given_up"),
+    [(activity, "failed"), (semaphore, "failed"), (counter, "dead_lettered"), (pipes, "dead_lettered")],
+    ids=lambda value: getattr(value, "__name__", "").rpartition(".")[2],
+)
+
+
+@of_every_pattern
+@pytest.mark.filterwarnings("ignore:VisibilityTimeout")
+def test_each_item_is_done_once_whatever_dies(engine, pattern, given_up):
+    """All laws hold though attempts fail, a worker ends with an item in its hands, and an item is hopeless.
+
+    The item of the dead worker is done by another; the hopeless one is told of, and keeps no other up. What
+    was deployed is gone.
+    """
+    before = everything(engine)
+    with live.spoilt({DIES: {"deaths": 1}, HOPELESS: {"bad": True}}):
+        trace = pattern.run(engine, WORK)
+    checks.verify(trace)
+    outcome = dict(zip(trace.items["item"], trace.items["outcome"], strict=True))
+    assert outcome == {item: given_up if item == HOPELESS else "succeeded" for item in range(WORK.items)}
+    attempts = trace.attempts.query(f"item == {DIES}").sort_values("attempt")["outcome"].to_list()
+    planned = ["failed"] * int(WORK.plan()["failures"][DIES] - 1)
+    assert attempts == ["lost", *planned, "succeeded"]
+    assert everything(engine) == before
+
+
+@of_every_pattern
+def test_what_a_pattern_uses_has_prices(pattern, given_up):
+    """The planned use names prices, and more items never use less of anything."""
+    few, many = (pattern.usage(replace(WORK, items=n)) for n in (10, 200))
+    assert few.keys() <= {field.name for field in fields(Prices)}
+    assert few.keys() == many.keys()
+    assert [name for name in few if not 0 < few[name] <= many[name]] == []
+
+
+def test_planned_use_is_counted_by_hand():
+    """Without failures: three transitions a child, two writes in a transaction, a request a message."""
+    plain = replace(WORK, items=100, failure_rate=0.0, limited_seconds=0.0)
+    assert activity.usage(plain)["transition"] == 4 + 3 * 100
+    assert counter.usage(plain)["dynamodb_write"] == 4 * 100
+    assert counter.usage(plain)["lambda_request"] == pipes.usage(plain)["pipe_request"] == 100
+    assert semaphore.usage(plain)["transition"] == 3 * 100  # nobody waits for a task of no time
+    assert semaphore.usage(plain)["dynamodb_write"] == 2 * 100
+
+
+def test_who_waits_longer_tries_more_often():
+    """A place that is free takes one try; after that tries grow with the time, by 4 s at most each."""
+    tried = [semaphore.tries(seconds / 10) for seconds in range(1000)]
+    assert tried[0] == 1
+    assert tried == sorted(tried)
+    assert tried[-1] - tried[-401] == 10
+
+
+def test_a_holder_that_dies_gives_its_place_back(engine):
+    """An execution that is stopped at work loses its place to the one that waits, which then is done."""
+    with deploy(engine, "semaphore", {"MaximumConcurrency": 1}) as deployed:
+        sfn, name = engine.client("stepfunctions"), uuid.uuid4().hex
+        (long,), (short,) = items(1, task_seconds=60), items(1, task_seconds=0)
+        held = deployed.start({"item": long}, name=name)
+        until(lambda: semaphore.holders(deployed) == {name})
+        waits = deployed.start({"item": short})
+        until(
+            lambda: (
+                "TaskFailed"
+                in json.dumps(sfn.get_execution_history(executionArn=waits)["events"], default=str)
+            )
+        )
+        assert semaphore.holders(deployed) == {name}
+        sfn.stop_execution(executionArn=held)
+        assert live.wait(deployed, waits, progress=False)["status"] == "SUCCEEDED"
+        assert semaphore.holders(deployed) == set()
+
+
+def test_a_message_that_comes_twice_counts_once(engine):
+    """Of two messages of one item the first counts; the second is done in vain, and deleted."""
+    with deploy(engine, "counter") as deployed:
+        live.send(deployed, items(1, task_seconds=0))
+        until(lambda: counter.counted(deployed) == 1)
+        live.send(deployed, items(1, task_seconds=0))
+        until(lambda: len(logged(deployed, "WorkerLogGroup")[1]) == 2 and live.depth(deployed) == 0)
+        _, ends = logged(deployed, "WorkerLogGroup")
+        assert [end["outcome"] for end in ends] == ["succeeded", "late"]
+        assert counter.counted(deployed) == 1
+        assert [result["item"] for result in counter.results(deployed)] == [0]
