@@ -128,6 +128,7 @@ Resources:
     Type: AWS::StepFunctions::StateMachine
     Properties:
       RoleArn: !GetAtt Role.Arn
+      # Its states
       DefinitionS3Location: mine.json
 
       DefinitionSubstitutions:

@@ -27,6 +27,8 @@ EXPRESS = 1_000.0, "1,000 Express children a second"
 Standard ones (Step Functions guide, concepts-standard-vs-express)."""
 STARTS, STARTS_BURST = (300.0, "300 StartExecution a second"), 1_300
 """Step Functions service quotas, StartExecution of Standard workflows, 2026-11-24."""
+RECEIVES = 300.0, "300 receives a second of a FIFO queue"
+"""Without high throughput, one message a call: SQS guide, quotas-messages, 2026-11-26."""
 TRANSACTION_WRITES = 2
 """Write units that the counter takes of each transaction."""
 WRITES = 1_000.0, "1,000 writes a second of one DynamoDB item"
@@ -97,6 +99,10 @@ def _counter(pattern: Pattern) -> Prediction:
     return max((ramp, "the mapping's ramp"), counted((TRANSACTION_WRITES * SCALE.items, WRITES)))
 
 
+def _pipes(pattern: Pattern) -> Prediction:
+    return counted((SCALE.items, RECEIVES), (TRANSACTION_WRITES * SCALE.items, WRITES))
+
+
 _OF: dict[str, Callable[[Pattern], Prediction]] = {
     "inline_map": _inline,
     "distributed_map": _simulated,
@@ -105,4 +111,5 @@ _OF: dict[str, Callable[[Pattern], Prediction]] = {
     "activity": _activity,
     "semaphore": _semaphore,
     "counter": _counter,
+    "pipes": _pipes,
 }

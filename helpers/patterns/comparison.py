@@ -63,6 +63,7 @@ class Comparison:
     functions and lines (of code); FAULT_lost, FAULT_twice, FAULT_stuck and FAULT_seconds of each of FAULTS,
     where they were tried; aws_seconds and aws_binds, for `aws.SCALE` in us-east-1.
     runs: one row a run: pattern, repetition and its numbers. left_out: pattern and why, of those not run.
+    traces: by pattern, the last run's.
     """
 
     experiment: Experiment
@@ -71,6 +72,7 @@ class Comparison:
     table: pd.DataFrame
     runs: pd.DataFrame
     left_out: dict[str, str]
+    traces: dict[str, Trace]
 
     @property
     def ideal(self) -> float:
@@ -145,14 +147,14 @@ def compare(
         )
     turns = [(pattern, number) for number in range(-1, repetitions) for pattern in able]
     predicted: dict[str, dict[str, Any]] = {}
+    traces: dict[str, Trace] = {}
     rows = []
     for pattern, number in tqdm(turns, "patterns", leave=False, disable=not progress):
         if number < 0:
             predicted[pattern.name] = _predicted(pattern, experiment, engine)
         else:
-            rows.append(
-                {"pattern": pattern.name, "repetition": number} | _read(pattern.run(engine, experiment))
-            )
+            traces[pattern.name] = trace = pattern.run(engine, experiment)
+            rows.append({"pattern": pattern.name, "repetition": number} | _read(trace))
     runs = pd.DataFrame(rows, columns=["pattern", "repetition", *_NUMBERS, "law"])
     broken = trials(engine, able, progress) if faults else {}
     table = [
@@ -166,7 +168,7 @@ def compare(
     ]
     whole = pd.DataFrame(table)
     whole["ratio"] = whole["predicted"] / whole["makespan"]
-    return Comparison(experiment, engine.name, repetitions, whole, runs, left_out)
+    return Comparison(experiment, engine.name, repetitions, whole, runs, left_out, traces)
 
 
 def usd_of_work(pattern: Pattern, experiment: Experiment) -> float:

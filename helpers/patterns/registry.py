@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from helpers.errors import LabError, shown
-from helpers.patterns import activity, batches, callback, counter, distributed_map, inline_map, semaphore
+from helpers.patterns import (
+    activity,
+    batches,
+    callback,
+    counter,
+    distributed_map,
+    inline_map,
+    pipes,
+    semaphore,
+)
 from helpers.patterns.pattern import Pattern
 
 PATTERNS: dict[str, Pattern] = {
     module.PATTERN.name: module.PATTERN
-    for module in (inline_map, distributed_map, batches, callback, activity, semaphore, counter)
+    for module in (inline_map, distributed_map, batches, callback, activity, semaphore, counter, pipes)
 }
 
 
