@@ -169,6 +169,12 @@ def test_one_price_moves_its_own_lines(name):
     assert (factor.drop(name) == 1).all()
 
 
+def test_tables_and_pipes_have_their_prices():
+    """A million on-demand writes, reads and pipe requests, as told for us-east-1 on 2026-11-26."""
+    lines = [(name, name, 1e6) for name in ("dynamodb_write", "dynamodb_read", "pipe_request")]
+    assert cost.bill(lines)["usd"].tolist() == pytest.approx([0.625, 0.125, 0.4])
+
+
 def test_a_fleet_has_no_lambda_in_the_limited_lane():
     """With long-polling workers the limited lane invokes nothing, and each worker polls."""
     workers = 7

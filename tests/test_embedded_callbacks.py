@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 from machines import callback, ended, machine, queue, receive_token, start, until
 from test_embedded_functions import function
 
@@ -173,6 +173,30 @@ def test_the_clocks_of_an_activity_start_when_a_worker_fetches_it(engine, field,
     token = sfn.get_activity_task(activityArn=arn)["taskToken"]
     assert error == json.loads(until(engine, execution)["output"])["error"]["Error"]
     assert {"TaskTimedOut"} == answers(engine, token)
+
+
+def test_a_poll_that_waits_gets_the_task_that_comes(engine):
+    """GetActivityTask holds on while there is no task, and returns the next one."""
+    arn, states = activity(engine)
+    with ThreadPoolExecutor(1) as pool:
+        polled = pool.submit(engine.client("stepfunctions").get_activity_task, activityArn=arn)
+        time.sleep(1)
+        assert not polled.done()
+        start(engine, machine(engine, states, "Wait"), {"n": 1})
+        assert json.loads(polled.result()["input"]) == {"n": 1}
+
+
+def test_an_activity_whose_name_is_taken_fails_its_stack(engine):
+    """CloudFormation makes an activity under its name, which nobody else may have."""
+    cloudformation, name = engine.client("cloudformation"), f"test-{uuid.uuid4().hex[:8]}"
+    engine.client("stepfunctions").create_activity(name=name)
+    resource = {"Type": "AWS::StepFunctions::Activity", "Properties": {"Name": name}}
+    cloudformation.create_stack(
+        StackName=name, TemplateBody=json.dumps({"Resources": {"Activity": resource}})
+    )
+    with pytest.raises(WaiterError, match="ROLLBACK"):
+        cloudformation.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1})
+    cloudformation.delete_stack(StackName=name)
 
 
 def test_an_activity_is_answered(engine):

@@ -426,3 +426,36 @@ def test_an_answer_that_names_no_message_fails_its_batch(engine, answer, left):
     mapping(engine, name, arn, FunctionResponseTypes=["ReportBatchItemFailures"])
     eventually(lambda: any("called" in line for line in log_lines(engine, name)))
     eventually(lambda: count(engine, url) == 0 and count(engine, url, "NotVisible") == left)
+
+
+PIPED = """
+import json
+def handler(event, context):
+    print(json.dumps({"bodies": [record["body"] for record in event]}), flush=True)
+    bad = [record["messageId"] for record in event if record["body"] == "0"]
+    return {"batchItemFailures": [{"itemIdentifier": one} for one in bad]}
+"""
+
+
+def test_a_pipe_hands_over_batches_and_keeps_what_failed(engine):
+    """A pipe gives its function an array of up to BatchSize messages, and deletes those that it did not name.
+
+    A pipe that is stopped takes no more."""
+    name, (url, source) = function(engine, PIPED), queue(engine, VisibilityTimeout="600")
+    send(engine, url, 4)
+    pipes, arn = engine.client("pipes"), engine.client("lambda").get_function(FunctionName=name)
+    pipes.create_pipe(
+        Name=name,
+        RoleArn=ROLE,
+        Source=source,
+        SourceParameters={"SqsQueueParameters": {"BatchSize": 2}},
+        Target=arn["Configuration"]["FunctionArn"],
+    )
+    eventually(lambda: (count(engine, url), count(engine, url, "NotVisible")) == (0, 1))
+    bodies = [json.loads(line)["bodies"] for line in log_lines(engine, name) if line.startswith("{")]
+    assert sorted(bodies) == [["0", "1"], ["2", "3"]]
+    pipes.stop_pipe(Name=name)
+    send(engine, url, 1)
+    time.sleep(1.5)  # longer than the poller sleeps
+    assert count(engine, url) == 1
+    pipes.delete_pipe(Name=name)
