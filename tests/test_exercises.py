@@ -525,14 +525,20 @@ def test_lab_run_tells_what_each_exercise_said(run, tmp_path):
 def test_lab_run_fails_for_a_solution_that_is_wrong(run, tmp_path):
     """With --exercises a solution that its check calls wrong, or that calls none, makes it exit 1.
 
-    Without it nothing is said of exercises."""
+    What is checked in a cell and was not reached is told, too: it said nothing."""
     silent = ("code", "answer = 1", ("solution",))
     asked_too = ("code", 'check("00.3", ...);', ("exercise",))
-    written(tmp_path, "00_planted", TITLE, PARAMETERS, IMPORTS, ASKED, PLANTED, asked_too, silent)
+    passed_by = ("code", 'if engine == "aws":\n    check("00.4", ...)', ("exercise",))
+    written(tmp_path, "00_planted", TITLE, PARAMETERS, IMPORTS, ASKED, PLANTED, asked_too, silent, passed_by)
     code, printed, results = run("00", "--exercises")
     assert 1 == code
-    assert re.search(r"00\.2 +unanswered +wrong\n00\.3 +unanswered +said nothing\n", printed)
-    assert "wrong" == results["00_planted"]["00.2"]["solution"]
+    assert "ok " in printed
+    said = dict(line.split(maxsplit=1) for line in printed.splitlines() if line.startswith("00."))
+    assert {"00.2", "00.3", "00.4"} == set(said)
+    assert re.fullmatch(r"unanswered +wrong", said["00.2"])
+    assert re.fullmatch(r"unanswered +said nothing", said["00.3"])
+    assert re.fullmatch(r"said nothing +said nothing", said["00.4"])
+    assert {"exercise": "unanswered", "solution": "wrong"} == results["00_planted"]["00.2"]
 
 
 def result(exercises: Mapping[str, Mapping[str, str | None]]) -> notebooks.Result:
@@ -583,6 +589,7 @@ def test_a_click_is_answered_at_once_and_counted():
         buttons[0].value = letter
         assert why in Text(told[0].value).text
         assert ("✓" if letter == first.right else "△") in told[0].value
+        assert f"{int(letter == first.right)} of {len(buttons)} are right" in score.value
     for button, question in zip(buttons, asking.QUESTIONS, strict=True):
         button.value = question.right
     assert f"{len(buttons)} of {len(buttons)} are right" in score.value
