@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from helpers.commands.keeping import BROWSERS
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = (
-    f"no {', '.join(NAMES)} is on PATH; `apt-get install chromium` brings one "
+    f"no {', '.join(BROWSERS)} is on PATH; `apt-get install chromium` brings one "
     "(LAB_TEST_BROWSER=1 makes its absence a failure)"
 )
 ARGUMENTS = [
@@ -31,7 +32,7 @@ GIVE_UP_SECONDS = 300
 
 def executable() -> str | None:
     """The path of the system's Chromium, None where there is none."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 # Not for the session: as long as it is there, its thread has a running event loop, and others need their own.

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from helpers import cli, notebooks
@@ -120,23 +123,32 @@ def test_the_shell_completes(line, offered):
     assert sorted(ran.stdout.split()) == sorted(offered)
 
 
-def test_every_command_has_help_with_an_example():
-    """--help of each command shows how it is called."""
-    commands = [
-        ("run",),
-        ("test",),
-        ("open",),
-        ("sweep",),
-        ("predict",),
-        ("tune",),
-        ("observe",),
-        ("deploy",),
-        ("destroy",),
-        ("doctor",),
-    ]
-    commands += [("engine", "start"), ("engine", "stop"), ("engine", "status")]
-    for command in commands:
-        assert f"./lab {' '.join(command)}" in CliRunner().invoke(cli.app, [*command, "--help"]).stdout
+def every_command() -> dict[str, TyperCommand]:
+    """The commands by their names, such as "engine start"."""
+    found, groups = {}, [("", get_command(cli.app))]
+    for name, group in groups:  # which grows meanwhile
+        for part, command in group.commands.items():
+            whole = f"{name} {part}".strip()
+            if isinstance(command, TyperGroup):
+                groups.append((whole, command))
+            else:
+                found[whole] = command
+    return found
+
+
+COMMANDS = every_command()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_has_an_example_that_can_be_called(name):
+    """--help shows a call of that command, whose options are there and whose values have their types."""
+    shown = CliRunner().invoke(cli.app, [*name.split(), "--help"]).stdout
+    assert f"Example: ./lab {name}" in " ".join(shown.split())
+    _, _, example = (COMMANDS[name].help or "").partition("Example: ./lab ")
+    called = shlex.split(example.replace("\\\n", " "))
+    assert name.split() == called[: len(name.split())]
+    # Made, and not invoked.
+    COMMANDS[name].make_context(name, called[len(name.split()) :], resilient_parsing=False)
 
 
 BROKEN = """
@@ -291,6 +303,40 @@ def test_doctor_finds_this_machine_well():
     ran = lab("doctor")
     assert ran.returncode == 0
     assert "MISSING" not in ran.stdout
+    assert "ok       JupyterLab's kernel starts and has the lab" in ran.stdout
+
+
+def test_doctor_tells_what_is_optional_with_its_remedy(monkeypatch, tmp_path):
+    """Without Chromium, Node.js, Docker and an account nothing has failed."""
+    monkeypatch.setattr(keeping, "_engine", lambda: "answers")
+    monkeypatch.setattr(keeping, "_kernel", lambda: "starts")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ran = CliRunner().invoke(cli.app, ["doctor"])
+    told = dict(line[9:].split(": ", 1) for line in ran.stdout.splitlines() if line.startswith("optional"))
+    assert {"Docker", "Chromium", "Node.js with npm"} <= set(told)
+    assert "`apt-get install chromium`" in told["Chromium"]
+    assert "https://nodejs.org" in told["Node.js with npm"]
+    assert ran.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("python", "told"), [("/no/such/python", "does not start"), (sys.executable, "has not the lab")]
+)
+def test_doctor_finds_a_kernel_that_is_not_the_labs(monkeypatch, tmp_path, python, told):
+    """Where another kernel is in front of the lab's, doctor says what is wrong and the remedy, and fails."""
+    spec = tmp_path / "kernels" / keeping.KERNEL / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    # As if the lab were not installed for that Python.
+    argv.append("--IPKernelApp.exec_lines=import sys; sys.modules['helpers'] = None")
+    spec.write_text(json.dumps({"argv": argv, "display_name": "another", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setattr(keeping, "_engine", lambda: "answers")
+    ran = CliRunner().invoke(cli.app, ["doctor"])
+    [line] = [line for line in ran.stdout.splitlines() if line.startswith("MISSING")]
+    assert line.startswith(f"MISSING  JupyterLab's kernel: {told}")
+    assert line.endswith(keeping.MADE_ANEW)
+    assert ran.exit_code == 1
 
 
 def test_calibrated_quotas_are_used(tmp_path):

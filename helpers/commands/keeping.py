@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
@@ -20,6 +21,13 @@ engine_app = typer.Typer(no_args_is_help=True, help="Keep a local engine running
 SERVERS: dict[str, type[local.Server]] = {
     server.engine: server for server in (embedded.Server, localstack.Server)
 }
+PACKAGES = "boto3", "jupyterlab", "localstack-client", "matplotlib", "ministack", "papermill", "pygraphviz"
+"""Some that would be missed at once; pygraphviz brings Graphviz along."""
+MADE_ANEW = "remove the .venv folder and run `./lab` again"
+KERNEL, KERNEL_SECONDS = "python3", 60
+"""The kernel that notebooks name, and how long it may take to answer."""
+BROWSERS = "chromium", "chromium-browser", "google-chrome"
+"""What Chromium is called on PATH."""
 Name = Annotated[str, typer.Argument(help=f"One of {', '.join(SERVERS)}.")]
 Docker = Annotated[bool, typer.Option("--docker", help="localstack: in Docker, by infra/compose.yaml.")]
 
@@ -96,29 +104,55 @@ def status() -> None:
 def doctor() -> None:
     """Say what is installed and reachable and what is missing, with the remedy; exit 1 if something is.
 
-    What is optional, such as Docker, LocalStack and an AWS account, is told and is no failure.
+    What is optional, such as Docker, LocalStack, a browser and an AWS account, is told and is no failure.
 
     Example: ./lab doctor
     """
     missing = False
     typer.echo(f"ok       Python {sys.version.split()[0]}")
-    for package in ("boto3", "jupyterlab", "localstack-client", "matplotlib", "ministack", "papermill"):
+    for package in PACKAGES:
         try:
             typer.echo(f"ok       {package} {version(package)}")
         except PackageNotFoundError:
             missing = True
-            typer.echo(f"MISSING  {package}; remove the .venv folder and run `./lab` again")
-    try:
-        with connect("embedded") as engine:
-            engine.client("sqs").list_queues()
-            typer.echo(f"ok       embedded engine answers at {engine.endpoint_url}")
-    except LabError as error:
-        missing = True
-        typer.echo(f"MISSING  embedded engine: {error}")
+            typer.echo(f"MISSING  {package}; {MADE_ANEW}")
+    for what, tried in (("embedded engine", _engine), ("JupyterLab's kernel", _kernel)):
+        try:
+            typer.echo(f"ok       {what} {tried()}")
+        except LabError as error:
+            missing = True
+            typer.echo(f"MISSING  {what}: {error}")
     for what, found, remedy in _optional():
         typer.echo(f"ok       {what}: {found}" if found else f"optional {what}: {remedy}")
     if missing:
         raise typer.Exit(1)
+
+
+def _engine() -> str:
+    with connect("embedded") as engine:
+        engine.client("sqs").list_queues()
+        return f"answers at {engine.endpoint_url}"
+
+
+def _kernel() -> str:
+    """Start the kernel that notebooks are run in, as JupyterLab does, and let it calculate."""
+    from jupyter_client.manager import start_new_kernel  # half a second, which only this command needs
+
+    try:
+        manager, client = start_new_kernel(kernel_name=KERNEL, stderr=subprocess.DEVNULL)
+    except Exception as error:  # a kernel that is not there, cannot be started, or dies: all have their own
+        raise EngineError(
+            f"does not start ({error}); remove the .venv folder and run `./lab` again"
+        ) from error
+    try:
+        answer = client.execute_interactive("import helpers", silent=True, timeout=KERNEL_SECONDS)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    if answer["content"]["status"] != "ok":
+        told = answer["content"]["evalue"]
+        raise EngineError(f"has not the lab ({told}); {MADE_ANEW}")
+    return "starts and has the lab"
 
 
 def _optional() -> list[tuple[str, str | None, str]]:
@@ -134,9 +168,13 @@ def _optional() -> list[tuple[str, str | None, str]]:
         credentials = botocore.session.Session(profile=os.environ.get("AWS_PROFILE")).get_credentials()
     except BotoCoreError:  # such as a profile that is not there
         credentials = None
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    node = shutil.which("node") and shutil.which("npm")
     return [
         ("Docker", shutil.which("docker"), "not found; nothing here needs it but LocalStack with --docker"),
         ("LocalStack", running, "not installed; `./lab engine start localstack` installs and starts it"),
+        ("Chromium", browser, "not found; `apt-get install chromium` brings it, and only tests need it"),
+        ("Node.js with npm", node, "not found; https://nodejs.org has it, and only tests need it"),
         (
             "AWS credentials",
             credentials and f"found by {credentials.method}",
