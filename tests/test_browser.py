@@ -1,13 +1,204 @@
 """In a real browser: JupyterLab as `lab open` starts it, used as a learner would."""
 
 import http.server
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import browsing
+import nbformat
+import psutil
 import pytest
-from browsing import visit
+from browsing import GIVE_UP_SECONDS, visit
+from processes import gone
+
+from helpers import notebooks, stack
+from helpers.engines import local
+
+pytestmark = pytest.mark.timeout(2 * GIVE_UP_SECONDS)
+ROOT = Path(__file__).parents[1]
+SCREENSHOTS = os.environ.get("LAB_TEST_SCREENSHOTS")
+"""The folder for pictures of what the tests see; none are taken without."""
+PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+VIEW = {"viewport": {"width": 1280, "height": 960}}
+CONTRAST = 4.5
+"""The least ratio of luminances at which text is legible, by WCAG 2.2, 1.4.3."""
+
+
+def until(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + GIVE_UP_SECONDS
+    while not condition():
+        assert time.monotonic() < give_up, f"waited for {GIVE_UP_SECONDS} s in vain"
+        time.sleep(0.1)
+
+
+def picture(page, name: str) -> None:
+    """Keep what is seen now, where pictures are asked for."""
+    if SCREENSHOTS:
+        page.wait_for_timeout(500)  # what moves has come to rest
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
+
+
+class Opened:
+    """A `lab open` that runs, with copies of the notebooks."""
+
+    def __init__(self, place: Path, *options: str) -> None:
+        self.notebooks, self.temporary = place / "notebooks", place / "temporary"
+        self.temporary.mkdir()
+        shutil.copytree(notebooks.NOTEBOOKS, self.notebooks)
+        self._log = place / "log"
+        own = {name: value for name, value in os.environ.items() if name not in local.ENDPOINT_VARIABLES}
+        own |= {"TMPDIR": str(self.temporary)}
+        own |= {f"JUPYTER_{kind}_DIR": str(place / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "helpers.cli",
+                "open",
+                *options,
+                "--",
+                str(self.notebooks),
+                "--no-browser",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log.open("wb"),
+            stderr=subprocess.STDOUT,
+            env=own,
+            cwd=ROOT,
+            # As in a terminal: what was started in the background may have left it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def url(self) -> str:
+        """Where it tells that it is, with its token; without what was open before."""
+        found = re.compile(r"http://127\.0\.0\.1:\d+/lab\?token=\w+")
+        until(lambda: found.search(self.said) or self.process.poll() is not None)
+        told = found.search(self.said)
+        assert told, self.said
+        return f"{told[0]}&reset"
+
+
+@contextmanager
+def lab_open(place: Path, *options: str) -> Iterator[Opened]:
+    """A `lab open` that ends with the block, by Ctrl-C if it has not; nothing of it stays."""
+    opened = Opened(place, *options)
+    everything = []
+    try:
+        yield opened
+        if opened.process.poll() is None:
+            everything = psutil.Process(opened.process.pid).children(recursive=True)
+    finally:
+        if opened.process.poll() is None:
+            opened.process.send_signal(signal.SIGINT)
+        opened.process.wait(GIVE_UP_SECONDS)
+    assert [process for process in everything if not gone(process.pid)] == []
+    assert sorted(opened.temporary.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def jupyterlab(browser, tmp_path_factory) -> Iterator[Opened]:
+    with lab_open(tmp_path_factory.mktemp("jupyterlab")) as opened:
+        yield opened
+
+
+class Notebook:
+    """A notebook that was opened by a double click on its file, with its kernel ready."""
+
+    def __init__(self, page, path: Path) -> None:
+        self.page, self.path = page, path
+        self.sources = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        page.locator(".jp-DirListing-item", has_text=path.name).dblclick()
+        page.locator("#jp-main-statusbar").get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+        # Cells far below are drawn when there is time.
+        page.wait_for_function(
+            "([cells, count]) => document.querySelectorAll(cells).length == count",
+            arg=[f"{PANEL} .jp-CodeCell", len(self.sources)],
+        )
+
+    def menu(self, *names: str) -> None:
+        labels = self.page.locator(".lm-MenuBar-itemLabel, .lm-Menu-itemLabel")
+        for name in names:
+            labels.filter(has_text=re.compile(f"^{name}$")).click()
+
+    def cell(self, text: str):
+        """The first code cell that has this text."""
+        return self.page.locator(f"{PANEL} .jp-CodeCell", has_text=text).first
+
+    def run(self, text: str, instead: str = "") -> None:
+        """Click into a cell, put what is given in place of what is there, and run it by Shift-Enter."""
+        self.cell(text).locator(".jp-InputArea-editor").click()
+        if instead:
+            self.page.keyboard.press("Control+a")
+            self.page.keyboard.insert_text(instead)
+        self.page.keyboard.press("Shift+Enter")
+
+    def finished(self) -> None:
+        """Wait until the last cell was run, or one has failed."""
+        self.page.wait_for_function(
+            """([failed, prompts]) => document.querySelector(failed)
+            || /[0-9]/.test([...document.querySelectorAll(prompts)].at(-1).textContent)""",
+            arg=[
+                f"{PANEL} [data-mime-type='application/vnd.jupyter.error']",
+                f"{PANEL} .jp-CodeCell .jp-InputPrompt",
+            ],
+        )
+
+    def saved(self) -> list[nbformat.NotebookNode]:
+        """Its code cells, as they are in the file after Ctrl-S."""
+        with self.page.expect_response(lambda response: response.request.method == "PUT") as answer:
+            self.page.keyboard.press("Control+s")
+        assert answer.value.ok
+        return [cell for cell in nbformat.read(self.path, 4).cells if cell.cell_type == "code"]
+
+    def figures(self) -> int:
+        """How many figures are seen."""
+        shown = "images => images.filter(image => image.naturalWidth > 0).length"
+        return self.page.eval_on_selector_all(f"{PANEL} .jp-OutputArea-output img", shown)
+
+
+def contrast(text) -> float:
+    """The ratio of luminances (1 to 21) of a text and of what is behind it, as WCAG 2.2 defines both."""
+    found = text.evaluate(
+        """element => {
+            const colours = [getComputedStyle(element).color]
+            for (; element; element = element.parentElement)
+                colours.push(getComputedStyle(element).backgroundColor)
+            return colours
+        }"""
+    )
+    front, *layers = [[*map(float, re.findall(r"[\d.]+", colour)), 1.0][:4] for colour in found]
+    behind = next(layer for layer in layers if layer[3] == 1)
+    front = [front[3] * own + (1 - front[3]) * under for own, under in zip(front, behind, strict=True)]
+
+    def luminance(colour: list[float]) -> float:
+        shares = [value / 255 for value in colour[:3]]
+        red, green, blue = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in shares]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    darker, lighter = sorted(map(luminance, (front, behind)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def outputs_of(cells: list[nbformat.NotebookNode]) -> Counter[str]:
+    """How often each kind of output is there: figures by their media type, streams by their name."""
+    outputs = [output for cell in cells for output in cell.outputs]
+    kinds = [output.get("name", output.output_type) for output in outputs]
+    return Counter(kinds + [kind for output in outputs for kind in output.get("data", {})])
 
 
 @pytest.fixture
@@ -55,3 +246,98 @@ def test_without_a_browser_the_remedy_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert browsing.executable() is None
     assert "apt-get install chromium" in browsing.MISSING
+
+
+@pytest.mark.parametrize("name", ["01_sqs_limits_concurrency", "04_putting_it_together"])
+def test_a_notebook_runs_to_its_end(browser, jupyterlab, name):
+    """Run All Cells: every cell is run, none fails or warns, and all figures are seen."""
+    with visit(browser, jupyterlab.url(), **VIEW) as page:
+        notebook = Notebook(page, jupyterlab.notebooks / f"{name}.ipynb")
+        notebook.menu("Run", "Run All Cells")
+        notebook.finished()
+        cells = notebook.saved()
+        assert list(range(1, len(cells) + 1)) == [cell.execution_count for cell in cells]
+        outputs = outputs_of(cells)
+        assert (outputs["error"], outputs["stderr"]) == (0, 0)
+        assert outputs["image/png"] == notebook.figures() > 0
+        page.locator(f"{PANEL} .jp-OutputArea-output img").first.scroll_into_view_if_needed()
+        picture(page, name)
+
+
+def test_a_moved_slider_draws_a_new_figure(browser, jupyterlab):
+    """The explorer answers to the keyboard: other numbers, another figure, and nothing red."""
+    with visit(browser, jupyterlab.url(), **VIEW) as page:
+        notebook = Notebook(page, jupyterlab.notebooks / "06_predict_at_scale.ipynb")
+        for text in ("import explore", "scale: str", "AWS = ", "first = Experiment", "explore(first)"):
+            notebook.run(text)
+        cell = notebook.cell("explore(first)")
+        figure, numbers = cell.locator("img"), cell.locator(".widget-html-content")
+        slider = cell.locator(".widget-slider", has_text="worker_concurrency").locator("[role=slider]")
+        figure.wait_for()
+        figure.scroll_into_view_if_needed()
+        picture(page, "06_before")
+        before = figure.get_attribute("src"), numbers.inner_text()
+        slider.focus()
+        for _ in range(4):
+            page.keyboard.press("ArrowLeft")
+        page.wait_for_function(
+            "([cell, src, text]) => cell.querySelector('img').src != src "
+            "&& cell.querySelector('img').naturalWidth > 0 "
+            "&& cell.querySelector('.widget-html-content').innerText != text",
+            arg=[cell.element_handle(), *before],
+        )
+        assert (
+            slider.locator("xpath=ancestor::*[contains(@class, 'widget-slider')]")
+            .locator(".widget-readout")
+            .inner_text()
+            == "10"
+        )
+        picture(page, "06_after")
+        assert cell.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+
+
+def test_an_exercise_answers_at_once(browser, jupyterlab):
+    """What it says of no answer, a wrong and a right one can be read, in the light theme and in the dark."""
+    with visit(browser, jupyterlab.url(), **VIEW) as page:
+        notebook = Notebook(page, jupyterlab.notebooks / "00_start_here.ipynb")
+        notebook.menu("Run", "Run All Cells")
+        notebook.finished()
+        ask = 'check("00.2", answer);'
+        message = notebook.cell(ask).locator(".jp-RenderedHTMLCommon > div")
+        for theme in ("Light", "Dark"):
+            notebook.menu("Settings", "Theme", f"JupyterLab {theme}")
+            page.locator(f"body[data-jp-theme-name='JupyterLab {theme}']").wait_for(state="attached")
+            for answer, told in (("...", "not answered yet"), ("2.0", "not yet"), ("1.0", "right")):
+                notebook.run(ask, f"answer = {answer}\n{ask}")
+                message.get_by_text(f"Exercise 00.2: {told}.").wait_for()
+                assert contrast(message) >= CONTRAST
+                picture(page, f"00_{theme}_{told}")
+
+
+def test_closing_leaves_nothing(browser, engine, tmp_path):
+    """File, Shut Down ends JupyterLab, its kernels and the lab, and what a notebook left is destroyed."""
+    with lab_open(tmp_path, "--endpoint", engine.endpoint_url) as opened:
+        left = nbformat.v4.new_notebook(
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        )
+        deploy = (
+            'from helpers import connect, stack; stack.deploy(connect("embedded"), "sqs_limited", {}).name'
+        )
+        left.cells = [nbformat.v4.new_code_cell(deploy)]
+        nbformat.write(left, opened.notebooks / "left.ipynb")
+        # What asks a server that has gone is told so.
+        with visit(browser, opened.url(), allowed=("ERR_CONNECTION_REFUSED", "WebSocket")) as page:
+            notebook = Notebook(page, opened.notebooks / "left.ipynb")
+            notebook.menu("Run", "Run All Cells")
+            notebook.finished()
+            [deployed] = [
+                name for name in stack.deployed(engine) if name in notebook.cell("deploy").inner_text()
+            ]
+            everything = psutil.Process(opened.process.pid).children(recursive=True)
+            notebook.menu("File", "Shut Down")
+            page.get_by_role("button", name="Shut Down").click()
+            opened.process.wait(GIVE_UP_SECONDS)
+    assert [process for process in everything if not gone(process.pid)] == []
+    assert opened.process.returncode == 0
+    assert f"destroyed {deployed}, which was left" in opened.said
+    assert deployed not in stack.deployed(engine)
