@@ -11,7 +11,7 @@ from helpers.notebooks import discover
 
 COURSE = ["00_start_here", "01_sqs_limits_concurrency", "02_distributed_map"]
 COURSE += ["03_task_token_callbacks", "04_putting_it_together", "05_benchmark_concurrency"]
-COURSE += ["06_predict_at_scale", "07_failure_drills"]
+COURSE += ["06_predict_at_scale", "07_failure_drills", "08_which_pattern_when"]
 LONGEST_CELL = 30
 
 

@@ -36,12 +36,12 @@ BROKEN = Experiment(
     siphon_share=1.0,
     worker_concurrency=2,
     limited_seconds=0.2,
-    function_timeout_seconds=2,
-    visibility_timeout_seconds=3,
+    function_timeout_seconds=5,
+    visibility_timeout_seconds=5,
     redelivery_seconds=0,
     max_receive_count=3,
     task_timeout_seconds=60,
-    heartbeat_seconds=6,
+    heartbeat_seconds=10,
 )
 """The run that faults strike: short clocks, and batches of three."""
 TRIALS_AT_ONCE = 16
