@@ -281,7 +281,7 @@ def table_of_exercises(results: Iterable[Result]) -> list[str]:
         for name, told in result.exercises.items()
     ]
     return [
-        f"{name:10}{own:14}{solution}"
+        f"{name:15}{own:14}{solution}"
         for name, own, solution in [("exercise", "as it is", "solution"), *rows]
     ]
 
