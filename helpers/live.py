@@ -214,7 +214,7 @@ def burst(stack: Stack, experiment: Experiment, progress: Progress = True) -> Tr
     with (
         consumers(stack, experiment, progress is True) as fleet,
         sampled_queue(stack) as samples,
-        _followed(progress, experiment, samples, []) as figure,
+        _followed(progress, experiment, samples, None) as figure,
     ):
         since = time.time()
         try:
@@ -235,7 +235,10 @@ def burst(stack: Stack, experiment: Experiment, progress: Progress = True) -> Tr
 
 
 def _followed(
-    progress: Progress, experiment: Experiment, samples: list[dict[str, float]], counts: list[dict[str, Any]]
+    progress: Progress,
+    experiment: Experiment,
+    samples: list[dict[str, float]],
+    counts: list[dict[str, Any]] | None,
 ) -> contextlib.AbstractContextManager[LiveFigure | None]:
     """The figure that follows the run, if one shall."""
     if isinstance(progress, LiveFigure):

@@ -63,12 +63,12 @@ class LiveFigure:
 
     @contextlib.contextmanager
     def following(
-        self, experiment: Experiment, samples: list[dict[str, float]], counts: list[dict[str, Any]]
+        self, experiment: Experiment, samples: list[dict[str, float]], counts: list[dict[str, Any]] | None
     ) -> Iterator[LiveFigure]:
         """Follow a run from now to the end of the block.
 
         samples and counts: of the queue (time, visible, in_flight) and of the Map Run (itemCounts with their
-        time); they grow meanwhile. Times are epoch seconds.
+        time), None where there is no Map; they grow meanwhile. Times are epoch seconds.
         """
         self._experiment, self._samples, self._counts = experiment, samples, counts
         self._since, self._next = time.time(), 0.0
@@ -124,58 +124,52 @@ class LiveFigure:
     def _figure(self, state: str, trace: Trace | None) -> tuple[Figure, str]:
         """The picture, and what it says in words."""
         samples = pd.DataFrame(self._samples[:], columns=["time", "visible", "in_flight"], dtype=float)
-        counts = pd.DataFrame(self._counts[:], columns=["time", "running", *RETURNED], dtype=float)
+        counts = pd.DataFrame((self._counts or [])[:], columns=["time", "running", *RETURNED], dtype=float)
         for table in (samples, counts):
             table["time"] = (table["time"] - self._since).clip(lower=0)
         back = counts["time"], counts[list(RETURNED)].sum(axis="columns")
-        if counts.empty:  # without a Map, what has left the queue
+        if self._counts is None:
+            # What is not in the queue any more; before all had been sent, less was in it than later.
             depth = samples["visible"] + samples["in_flight"]
-            back = samples["time"], depth.cummax() - depth
+            back = samples["time"], self._experiment.items - depth[::-1].cummax()[::-1]
+        batch = self._experiment.batch_size
+        in_flight = samples if trace is None or batch == 1 else samples[:0]
+        exact: list[metrics.Steps | None] = [None] * 4
+        if trace:
+            exact = [metrics.concurrency(trace, "limited"), metrics.concurrency(trace)]
+            exact += [metrics.backlog(trace), _returned(trace)]
+        waiting = {"color": "#555555", "linestyle": "-", "linewidth": 1.5}
+        returned = plots.LOOK["direct"] | {"linestyle": "-"}
         curves: list[tuple[int, str, dict[str, Any], Curve, Curve | None]] = [
             (
                 0,
-                "messages in flight" if trace is None else "workers",
+                "workers" if trace else "messages in flight",
                 plots.LOOK["limited"],
-                (samples["time"], samples["in_flight"]),
-                metrics.concurrency(trace, "limited") if trace else None,
+                (in_flight["time"], in_flight["in_flight"]),
+                exact[0],
             ),
-            (
-                1,
-                "children",
-                plots.LOOK["children"],
-                (counts["time"], counts["running"]),
-                metrics.concurrency(trace) if trace else None,
-            ),
-            (
-                1,
-                "messages waiting",
-                {"color": "#555555", "linestyle": "-", "linewidth": 1.5},
-                (samples["time"], samples["visible"]),
-                metrics.backlog(trace) if trace else None,
-            ),
-            (
-                2,
-                "items back",
-                plots.LOOK["direct"] | {"linestyle": "-"},
-                back,
-                _returned(trace) if trace else None,
-            ),
+            (1, "children", plots.LOOK["children"], (counts["time"], counts["running"]), exact[1]),
+            (1, "messages waiting", waiting, (samples["time"], samples["visible"]), exact[2]),
+            (2, "items back", returned, back, exact[3]),
         ]
+        if self._counts is None:
+            del curves[1]
         figure = Figure(figsize=SIZE_INCHES)
         panels = figure.subplots(3, sharex=True)
         figure.subplots_adjust(left=0.08, right=0.97, top=0.94, bottom=0.1, hspace=0.25)
-        for panel, label, look, sampled, exact in curves:
+        for panel, label, look, sampled, known in curves:
             ax = panels[panel]
-            if exact is None:
-                ax.step(*sampled, where="post", label=label, **look)
-            else:
-                ax.step(*exact, where="post", label=label, **look)
+            ax.step(*(sampled if known is None else known), where="post", label=label, **look)
+            if known is not None:
                 label = "" if "as sampled" in ax.get_legend_handles_labels()[1] else "as sampled"
                 ax.plot(*sampled, "o", label=label, **SAMPLED)
-        batch = 1 if trace else self._experiment.batch_size
-        limit = self._experiment.worker_concurrency * batch
-        _limit(panels[0], limit, "worker limit" if batch == 1 else f"{batch} messages for each worker")
-        _limit(panels[1], self._experiment.map_limit, "map limit")
+        workers = self._experiment.worker_concurrency
+        if trace or batch == 1:
+            _limit(panels[0], workers, "worker limit")
+        else:
+            _limit(panels[0], workers * batch, f"{batch} messages for each worker")
+        if self._counts is not None:
+            _limit(panels[1], self._experiment.map_limit, "map limit")
         _limit(panels[2], self._experiment.items, "all items")
         last = trace.items["returned"].max() if trace else time.time() - self._since
         done = trace.items["returned"].count() if trace else (int(back[1].iloc[-1]) if len(back[1]) else 0)

@@ -120,7 +120,7 @@ def test_an_error_in_drawing_does_no_harm(engine, capsys):
 
 
 def test_a_burst_has_one_too(engine):
-    """Without a Map there are no children to see while it runs, and what has left the queue is back."""
+    """Without a Map there are no children, nor a limit of theirs; the items come back all the same."""
     shown = Kept()
     burst = Experiment(8, 0, 1.0, 2, limited_seconds=0.05, consumer="fleet", cold_start=True)
     with stack.deploy(engine, "sqs_limited", stack.parameters(burst, "sqs_limited")) as deployed:
@@ -128,7 +128,27 @@ def test_a_burst_has_one_too(engine):
     checks.verify(trace)
     told, figure = shown.drawn[-1]
     assert "8 of 8 items are back" in told
-    assert [*range(9)] == curves(figure)["items back"][1]
+    drawn = curves(figure)
+    assert [*range(9)] == drawn["items back"][1]
+    assert {"workers", "messages waiting", "items back", "worker limit 2", "all items 8"} == {
+        name for name in drawn if "sampled" not in name
+    }
+
+
+def test_what_has_left_a_burst_s_queue_is_back():
+    """While it runs: all but the deepest that the queue is from then on, however long the sending takes."""
+    shown = Kept()
+    samples = []
+    with shown.following(Experiment(10, siphon_share=1.0), samples, None) as figure:
+        depths = [(0, 0), (4, 1), (8, 2), (3, 2), (0, 1)]
+        samples += [
+            {"time": figure._since + t, "visible": visible, "in_flight": in_flight}
+            for t, (visible, in_flight) in enumerate(depths)
+        ]
+        figure.look()
+    [(told, drawn)] = shown.drawn
+    assert [0, 0, 0, 5, 9] == curves(drawn)["items back"][1]
+    assert "9 of 10 items are back" in told
 
 
 def test_a_run_that_fails_leaves_its_last_picture():
