@@ -147,6 +147,24 @@ class Notebook:
             self.page.keyboard.insert_text(instead)
         self.page.keyboard.press("Shift+Enter")
 
+    def watched(self) -> Callable[[], list[int]]:
+        """What tells, later, in which code cells one output has shown several pictures, one after another."""
+        self.page.evaluate(
+            """cells => {
+                window.shown = new Map()
+                new MutationObserver(() => document.querySelectorAll(cells).forEach((cell, at) =>
+                    cell.querySelectorAll(".jp-OutputArea-child").forEach((output, place) => {
+                        const key = `${at} ${place}`, image = output.querySelector("img")
+                        if (!window.shown.has(key)) window.shown.set(key, new Set())
+                        if (image) window.shown.get(key).add(image.src)
+                    })
+                )).observe(document.body, {subtree: true, childList: true, attributeFilter: ["src"]})
+            }""",
+            f"{PANEL} .jp-CodeCell",
+        )
+        several = "[...shown].filter(([_, images]) => images.size > 1).map(([key]) => parseInt(key))"
+        return lambda: sorted(set(self.page.evaluate(several)))
+
     def finished(self) -> None:
         """Wait until the last cell was run, or one has failed."""
         self.page.wait_for_function(
@@ -250,9 +268,10 @@ def test_without_a_browser_the_remedy_is_told(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["01_sqs_limits_concurrency", "04_putting_it_together"])
 def test_a_notebook_runs_to_its_end(browser, jupyterlab, name):
-    """Run All Cells: every cell is run, none fails or warns, and all figures are seen."""
+    """Run All Cells: every cell is run, none fails or warns, all figures are seen, and live ones move."""
     with visit(browser, jupyterlab.url(), **VIEW) as page:
         notebook = Notebook(page, jupyterlab.notebooks / f"{name}.ipynb")
+        redrawn = notebook.watched()
         notebook.menu("Run", "Run All Cells")
         notebook.finished()
         cells = notebook.saved()
@@ -260,8 +279,12 @@ def test_a_notebook_runs_to_its_end(browser, jupyterlab, name):
         outputs = outputs_of(cells)
         assert (outputs["error"], outputs["stderr"]) == (0, 0)
         assert outputs["image/png"] == notebook.figures() > 0
-        page.locator(f"{PANEL} .jp-OutputArea-output img").first.scroll_into_view_if_needed()
-        picture(page, name)
+        live = [at for at, cell in enumerate(cells) if "LiveFigure()" in cell.source]
+        assert live == redrawn()
+        figure = page.locator(f"{PANEL} .jp-OutputArea-output img").first
+        for _ in range(2):  # what is drawn above it on the way moves it once more
+            figure.scroll_into_view_if_needed()
+            picture(page, name)
 
 
 def test_a_moved_slider_draws_a_new_figure(browser, jupyterlab):
