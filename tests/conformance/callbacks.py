@@ -268,7 +268,7 @@ def activity(site: Site, **fields: Any) -> tuple[str, str]:
     return site.start(site.machine(sorted_out(state, "States.HeartbeatTimeout")), {"n": 1}), arn
 
 
-@probe(ACTIVITY, [{"n": 1}, "done"])
+@probe(ACTIVITY, [{"n": 1}, "done"], lesson=True)
 def activity_worker(site: Site) -> Any:
     """A worker polls an activity with GetActivityTask and answers with its token."""
     execution, arn = activity(site)
@@ -277,7 +277,7 @@ def activity_worker(site: Site) -> Any:
     return [json.loads(task["input"]), outcome(site.end(execution))]
 
 
-@probe(ACTIVITY, {"caught as": "States.HeartbeatTimeout"})
+@probe(ACTIVITY, {"caught as": "States.HeartbeatTimeout"}, lesson=True)
 def activity_heartbeat_expires(site: Site) -> Any:
     """A silent activity worker loses its task after HeartbeatSeconds."""
     execution, arn = activity(site, HeartbeatSeconds=2)

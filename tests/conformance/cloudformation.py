@@ -289,7 +289,9 @@ def mapping_updated_in_place(site: Site) -> Any:
 
 
 @probe(
-    f"{REFERENCE}/aws-resource-stepfunctions-activity.html", ["CREATE_COMPLETE", True, "ActivityDoesNotExist"]
+    f"{REFERENCE}/aws-resource-stepfunctions-activity.html",
+    ["CREATE_COMPLETE", True, "ActivityDoesNotExist"],
+    lesson=True,
 )
 def activity(site: Site) -> Any:
     """AWS::StepFunctions::Activity makes an activity, whose ARN Ref gives, and deletes it with the stack."""

@@ -21,7 +21,11 @@ def update(site: Site, table: str, expression: str, **more: Any) -> str:
     return site.refused(site.clients["dynamodb"].update_item, **given, **more)
 
 
-@probe(CONDITIONS, ["accepted", "accepted", "ConditionalCheckFailedException", "accepted", "accepted"])
+@probe(
+    CONDITIONS,
+    ["accepted", "accepted", "ConditionalCheckFailedException", "accepted", "accepted"],
+    lesson=True,
+)
 def set_of_holders(site: Site) -> Any:
     """ADD puts a name into a set if a condition on the set's size() or on what it contains() holds, DELETE
     takes one out."""
@@ -40,7 +44,7 @@ def set_of_holders(site: Site) -> Any:
     return [*tried, acquire("cid")]
 
 
-@probe(INTEGRATION, {"Error": "DynamoDB.ConditionalCheckFailedException"})
+@probe(INTEGRATION, {"Error": "DynamoDB.ConditionalCheckFailedException"}, lesson=True)
 def condition_fails_a_state(site: Site) -> Any:
     """A state's dynamodb:updateItem whose condition does not hold fails with that error's name."""
     state = {
@@ -61,7 +65,7 @@ def condition_fails_a_state(site: Site) -> Any:
     return {"Error": ended["Error"]} if isinstance(ended, dict) else ended
 
 
-@probe(TRANSACTIONS, ["counted", ["ConditionalCheckFailed", "None"], "1"])
+@probe(TRANSACTIONS, ["counted", ["ConditionalCheckFailed", "None"], "1"], lesson=True)
 def transaction_counts_once(site: Site) -> Any:
     """TransactWriteItems does all or nothing: where its condition fails nothing is counted, and the reasons
     are told."""

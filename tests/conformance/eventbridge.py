@@ -11,7 +11,7 @@ PIPE = "https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-pipes-sqs.ht
 WAIT = {"Do": {"Type": "Wait", "Seconds": 3600, "End": True}}
 
 
-@probe(STATUS, ["ABORTED", True])
+@probe(STATUS, ["ABORTED", True], lesson=True)
 def execution_status_starts_machine(site: Site) -> Any:
     """An execution that ends otherwise than well is an event, for which a rule can start a state machine."""
     events, rule, told = site.clients["events"], site.name(), site.queue()
@@ -54,7 +54,7 @@ def pipe(site: Site, source: str, function: str) -> None:
     site.until(lambda: pipes.describe_pipe(Name=name)["CurrentState"] == "RUNNING", seconds=300)
 
 
-@probe(PIPE, [[["one"]], 0], needs="lambda", seconds=400)
+@probe(PIPE, [[["one"]], 0], needs="lambda", seconds=400, lesson=True)
 def pipe_from_queue_to_function(site: Site) -> Any:
     """A pipe polls its queue and invokes its function with an array of messages, which it deletes when that
     succeeds."""
@@ -67,7 +67,7 @@ def pipe_from_queue_to_function(site: Site) -> Any:
     return [items, int(site.attribute(source, left))]
 
 
-@probe(PIPE, [["one", "other"], ["two"]], needs="lambda", seconds=400)
+@probe(PIPE, [["one", "other"], ["two"]], needs="lambda", seconds=400, lesson=True)
 def pipe_takes_one_of_a_group(site: Site) -> Any:
     """From a FIFO queue a pipe takes one batch of a message group at a time, and those of other groups."""
     source, log = site.queue(fifo=True, VisibilityTimeout=360), site.queue()
