@@ -41,7 +41,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SITE = "Concurrency Lab"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
-SLIDERS = "Sliders stand here. They need a running notebook: open it with `./lab open`."
+SLIDERS = "Sliders stand here, which need a running notebook: ./lab open"
 MARKS = re.compile(r"[*`]|\[([^\]]*)\]\([^)]*\)")
 """Of Markdown: what an alternative text is better without."""
 

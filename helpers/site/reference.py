@@ -42,12 +42,14 @@ def pages(root: Path) -> Iterator[Page]:
             warnings.simplefilter(
                 "ignore"
             )  # of annotations that are good for mypy only, such as pd.Series[bool]
-            html = pdoc.render.html_module(module, modules)
+            html = pdoc.render.html_module(module, modules).replace(f"{root}/", "")
         path = f"api/{name.replace('.', '/')}.html"
         soup = BeautifulSoup(html, "html.parser")
         for paragraph in soup.select(".docstring p"):
             listed = FIELD.sub("<br>", str(paragraph))
             paragraph.replace_with(BeautifulSoup(listed, "html.parser"))
+        for heading in soup.select(".inherited > h5"):
+            heading.name = "p"  # of the fifth level, with none above it
         if text := soup.find("main"):
             text.name = "div"  # the page around it is the main one
         origin = Path(str(module.source_file)).relative_to(root).as_posix()
@@ -60,4 +62,4 @@ def pages(root: Path) -> Iterator[Page]:
         sections = tuple((one, one) for one in found)
         for pre in soup.find_all("pre"):
             pre["tabindex"] = "0"
-        yield Page(path, origin, name, str(soup), first, sections)
+        yield Page(path, origin, name.removeprefix("helpers."), str(soup), first, sections)
