@@ -567,6 +567,17 @@ def test_what_counts_as_solved(own, solution, solved):
 # --- The questionnaire ---------------------------------------------------------------------------------
 
 
+def test_the_course_ends_with_the_questionnaire():
+    """It is the last thing that the last notebook asks, and its solution grades an answer to each question."""
+    cells = nbformat.read(discover()[-1], as_version=4).cells
+    asked, solved = (
+        [cell.source for cell in cells if tag in cell.metadata.get("tags", [])][-1]
+        for tag in ("exercise", "solution")
+    )
+    assert "questionnaire()" == asked
+    assert [question.right for question in asking.QUESTIONS] == re.findall(r'"(\w)"', solved)
+
+
 def test_each_question_has_four_choices_each_with_a_reason_and_a_source():
     """One is right, no two are alike, and every letter is right somewhere."""
     assert 12 <= len(asking.QUESTIONS)
