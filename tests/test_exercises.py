@@ -568,7 +568,7 @@ def test_what_counts_as_solved(own, solution, solved):
 
 
 def test_the_course_ends_with_the_questionnaire():
-    """It is the last thing that the last notebook asks, and its solution grades an answer to each question."""
+    """It is the last thing that the last notebook asks; its solution grades an answer to each question."""
     cells = nbformat.read(discover()[-1], as_version=4).cells
     asked, solved = (
         [cell.source for cell in cells if tag in cell.metadata.get("tags", [])][-1]
