@@ -1,12 +1,17 @@
 """The embedded engine's states and what they call do what AWS documents."""
 
 import json
+import subprocess
+import sys
 import uuid
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 from machines import ROLE, callback, distributed, ended, machine, queue, receive_token, start, until
 from test_embedded_functions import function
+
+from helpers.engines import embedded
 
 
 def test_a_state_can_write_to_s3(engine):
@@ -210,3 +215,41 @@ def test_a_retry_waits_longer_each_time_but_not_too_long(engine):
     assert all(wait >= bound - 0.002 for wait, bound in zip(plain, least, strict=True))
     assert max(plain) < 60  # where ministack stops
     assert any(wait < bound for wait, bound in zip(jittered, least, strict=True))
+
+
+AT_ONCE = """
+import sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import states
+from ministack.services import dynamodb
+states.correct()
+sys.setswitchinterval(1e-5)  # so that threads get into each other's way
+column, key = {"AttributeName": "key"}, {"key": {"S": "one"}}
+dynamodb._create_table({
+    "TableName": "table", "BillingMode": "PAY_PER_REQUEST",
+    "KeySchema": [column | {"KeyType": "HASH"}], "AttributeDefinitions": [column | {"AttributeType": "S"}],
+})
+while dynamodb._put_item({"TableName": "table", "Item": key})[0] != 200:
+    time.sleep(0.05)
+taken = []
+def take(number):
+    taken.append(dynamodb._update_item({
+        "TableName": "table", "Key": key, "UpdateExpression": "ADD holders :me",
+        "ConditionExpression": "attribute_not_exists(holders) OR size(holders) < :ten",
+        "ExpressionAttributeValues": {":me": {"SS": [str(number)]}, ":ten": {"N": "10"}},
+    })[0])
+threads = [threading.Thread(target=take, args=(number,)) for number in range(40)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(taken.count(200))
+"""
+
+
+def test_a_condition_holds_until_its_update_is_done():
+    """Of updates from many threads at once just so many take place as their condition allows."""
+    folder = str(Path(embedded.__file__).with_name("embedded_server"))
+    command = [sys.executable, "-c", AT_ONCE, folder]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.split()[-1:] == ["10"], ran.stderr

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -104,11 +105,27 @@ def put_object(sfn: Any, s3: Any, dispatch: Step) -> Step:
     return corrected
 
 
+def one_after_another(turn: threading.RLock, write: Step) -> Step:
+    """A write to a table begins when the last has ended: what its condition saw, it still is.
+
+    Requests come one after another to ministack's tables, but each state calls from a thread of its own.
+    """
+
+    def corrected(data: dict[str, Any]) -> Any:
+        with turn:
+            return write(data)
+
+    return corrected
+
+
 def correct() -> None:
     """Put these corrections in place in ministack."""
-    from ministack.services import s3
+    from ministack.services import dynamodb, s3
     from ministack.services import stepfunctions as sfn
 
+    turn = threading.RLock()
+    for write in ("put_item", "update_item", "delete_item", "batch_write_item", "transact_write_items"):
+        setattr(dynamodb, f"_{write}", one_after_another(turn, getattr(dynamodb, f"_{write}")))
     sfn._run_execution = timeout_of_execution(sfn, sfn._run_execution)
     sfn._find_matching_retrier = retry_delays(sfn._find_matching_retrier)
     sfn._start_execution = start_again(sfn, sfn._start_execution)
