@@ -174,7 +174,9 @@ def _definition(given: str | Mapping[str, Any], machine: str) -> tuple[Any, str]
         and template["Resources"][name]["Type"] == "AWS::StepFunctions::StateMachine"
     }
     if machine not in machines:
-        raise GraphError(f"machine={machine!r}: {given} has {', '.join(machines)}; choose one of these")
+        raise GraphError(
+            f"machine={machine!r}: {given} has {', '.join(machines) or 'none'}; choose what is there"
+        )
     properties = machines[machine]
     text: str = properties["DefinitionString"]
     for name, value in properties.get("DefinitionSubstitutions", {}).items():

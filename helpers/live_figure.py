@@ -202,11 +202,12 @@ def _limit(ax: Axes, limit: int, name: str) -> None:
     if near:
         ax.axhline(limit, **plots.LIMIT)
     told = f"{name} {limit:,}" + ("" if near else ", far above")
-    ax.text(
-        0.99,
-        limit if near else top,
+    ax.annotate(
         told,
-        transform=ax.get_yaxis_transform(),
+        (0.99, limit if near else top),
+        (0, 3 if near else -3),
+        xycoords=ax.get_yaxis_transform(),
+        textcoords="offset points",
         ha="right",
         va="bottom" if near else "top",
         fontsize=9,

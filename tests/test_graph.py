@@ -424,6 +424,8 @@ def test_a_machine_and_a_trace_must_be_of_the_workflow():
     """Which machines there are, and which state is missing, is told."""
     with pytest.raises(LabError, match="InlineArn, DistributedArn"):
         graph("distributed_map")
+    with pytest.raises(LabError, match="counter has none"):
+        graph("counter")
     with pytest.raises(LabError, match="has no state 'a'"):
         graph("combined", coloured_by=observed([(0, "a", 1, 0.0, 1.0, "failed")]))
     with pytest.raises(LabError, match="has no state 'Process'"):

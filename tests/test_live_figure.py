@@ -151,6 +151,44 @@ def test_what_has_left_a_burst_s_queue_is_back():
     assert "9 of 10 items are back" in told
 
 
+def test_aws_is_asked_nothing_more(monkeypatch):
+    """Where quotas hold, the calls of a run that is waited for are the same with a figure and without, and
+    the figure gets the counts that the trace gets."""
+    clock = [0.0]
+    now = SimpleNamespace(
+        monotonic=lambda: clock[0],
+        time=lambda: clock[0],
+        sleep=lambda seconds: clock.__setitem__(0, clock[0] + seconds),
+    )
+    monkeypatch.setattr(live, "time", now)
+
+    def waited(look) -> tuple[list[str], list]:
+        clock[0], asked, counts = 10.0, [], []
+
+        class Client:
+            def describe_execution(self, executionArn):
+                asked.append("DescribeExecution")
+                return {"status": "RUNNING" if clock[0] < 15 else "SUCCEEDED"}
+
+            def list_map_runs(self, executionArn):
+                asked.append("ListMapRuns")
+                return {"mapRuns": [{"mapRunArn": "run"}]}
+
+            def describe_map_run(self, mapRunArn):
+                asked.append("DescribeMapRun")
+                return {"itemCounts": {"succeeded": 1, "failed": 0}}
+
+        engine = SimpleNamespace(paced=True, poll_seconds=0.25, client=lambda service: Client())
+        live.wait(SimpleNamespace(engine=engine), "arn", 9, False, counts, look=look)
+        return asked, counts
+
+    looks = []
+    asked, counts = waited(lambda: looks.append(clock[0]))
+    assert waited(None) == (asked, counts)
+    assert 5 == len(counts) == asked.count("DescribeMapRun")
+    assert 20 == len(looks)
+
+
 def test_a_run_that_fails_leaves_its_last_picture():
     """It says when the run stopped, and the error goes on."""
     shown = Kept()
