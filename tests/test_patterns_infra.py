@@ -1,15 +1,19 @@
 """The patterns that bring workflows of their own: each item once, the limit kept, whatever dies or fails."""
 
+import importlib.util
 import json
 import uuid
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
+from botocore.exceptions import ClientError
 from test_workflows import deploy, items, logged, until
 
 from helpers import Experiment, checks, live
 from helpers.cost import Prices
 from helpers.patterns import activity, counter, pipes, semaphore
+from helpers.stack import INFRA
 from tests.faults.trial import everything
 
 SHORT = {"function_timeout_seconds": 1, "visibility_timeout_seconds": 2, "redelivery_seconds": 0}
@@ -110,3 +114,72 @@ def test_a_message_that_comes_twice_counts_once(engine):
         assert [end["outcome"] for end in ends] == ["succeeded", "late"]
         assert counter.counted(deployed) == 1
         assert [result["item"] for result in counter.results(deployed)] == [0]
+
+
+# The counter's worker
+
+
+def refused(*reasons: str) -> ClientError:
+    """The refusal of a transaction for these reasons, one an item in it."""
+    told = [{"Code": reason} for reason in reasons]
+    error = {"Error": {"Code": "TransactionCanceledException"}, "CancellationReasons": told}
+    return ClientError(error, "TransactWriteItems")
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """The counter's worker as Lambda loads it, whose transactions end as `ends` says, one after another."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("TABLE", "table")
+    path = INFRA / "counter" / "functions" / "worker" / "index.py"
+    spec = importlib.util.spec_from_file_location("counting", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.ends, module.CONFLICT_SECONDS = [], 0
+
+    def transact(**_):
+        if ended := module.ends.pop(0):
+            raise ended
+
+    monkeypatch.setattr(module, "dynamodb", SimpleNamespace(transact_write_items=transact))
+    return module
+
+
+CONFLICT = refused("None", "TransactionConflict")
+
+
+@pytest.mark.parametrize(
+    ("ends", "counted"),
+    [
+        ([None], True),
+        ([CONFLICT, CONFLICT, None], True),
+        ([refused("ConditionalCheckFailed", "None")], False),
+        ([CONFLICT, refused("ConditionalCheckFailed", "TransactionConflict")], False),
+    ],
+)
+def test_a_transaction_that_meets_another_is_tried_again(worker, ends, counted):
+    """A conflict passes; an item that has been counted is not counted again."""
+    worker.ends[:] = ends
+    assert worker.count({"item": 0}) is counted
+    assert worker.ends == []
+
+
+@pytest.mark.parametrize("ends", [[refused("ThrottlingError", "None")], [CONFLICT] * 8])
+def test_what_cannot_be_counted_comes_again(worker, ends, capsys):
+    """A refusal of another kind, or one conflict after another, fails the attempt: its message is kept."""
+    worker.ends[:] = [*ends, None]  # one more try would have been taken
+    attributes = {"ApproximateReceiveCount": "1", "SentTimestamp": "0"}
+    body = json.dumps({"item": {"item": 0, "task_seconds": 0}})
+    message = {"messageId": "one", "body": body, "attributes": attributes}
+    again = worker.handler([message | {"eventSourceARN": ""}], SimpleNamespace(log_stream_name="stream"))
+    assert again == {"batchItemFailures": [{"itemIdentifier": "one"}]}
+    assert worker.ends == [None]
+    assert '"outcome": "failed"' in capsys.readouterr().out
+
+
+def test_what_is_no_task_is_left_to_the_dead_letter_queue(worker, capsys):
+    """A message that cannot be read is neither done nor counted, and comes again until it is given up."""
+    context = SimpleNamespace(log_stream_name="stream")
+    again = worker.handler({"Records": [{"messageId": "one", "body": "no JSON"}]}, context)
+    assert again == {"batchItemFailures": [{"itemIdentifier": "one"}]}
+    assert "not_a_task" in capsys.readouterr().out
