@@ -50,6 +50,8 @@ SIGNS = {
 COMPARISON = re.compile(f"(?:String|Numeric|Boolean|Timestamp)({'|'.join(SIGNS)})(?:Path)?")
 PATTERNS = {"waitForTaskToken": "waits for a task token", "sync": "waits for the job to end"}
 """What a Task waits for after its call, by the integration pattern at the end of its Resource."""
+RETRIES = 3
+"""MaxAttempts of a Retry that does not say (Step Functions developer guide, 2026-11-24)."""
 LINE = 36
 """Characters of a line at an edge, which has two at most; its title, which a browser shows, has all."""
 FULL = (0x56, 0xB4, 0xE9)
@@ -146,7 +148,7 @@ def graph(
             drawing = _Drawing(parsed, numbers)
     except RecursionError as error:
         raise GraphError(f"{title}: its states are nested too deeply to be drawn; nest fewer") from error
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GraphError(
             f"{title}: a field is not as States Language has it ({error}); correct it"
         ) from error
@@ -423,6 +425,12 @@ def _about(name: str, state: Mapping[str, Any]) -> Iterator[str]:
         yield f"Fail {_expression(state.get('Error') or state.get('ErrorPath') or '')}".strip()
     else:
         yield kind
+    for retrier in state.get("Retry", []):
+        if times := retrier.get("MaxAttempts", RETRIES):
+            first, *others = retrier["ErrorEquals"]
+            errors = ", ".join([first, *others])
+            told = f"{first}, …" if others and len(errors) > LINE else errors
+            yield f"again after {told}, {times:,} times"
 
 
 def _distributed(state: Mapping[str, Any]) -> bool:

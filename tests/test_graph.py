@@ -215,6 +215,9 @@ def task(resource: str) -> dict:
             ["activity cook", "waits for a worker"],
         ),
         (task("arn:aws:lambda:eu-west-1:123456789012:function:f:1"), ["Task, f:1"]),
+        (task("x") | {"Retry": [{"ErrorEquals": ["A", "B"]}]}, ["again after A, B, 3 times"]),
+        (task("x") | {"Retry": [{"ErrorEquals": ["A"], "MaxAttempts": 9999}]}, ["after A, 9,999 times"]),
+        (task("x") | {"Retry": [{"ErrorEquals": ["A" * 50, "B"]}]}, [f"after {'A' * 50}, …, 3 times"]),
         ({"Type": "Wait", "SecondsPath": "$.s", "End": True}, ["Wait s s"]),
         (
             {"Type": "Wait", "Timestamp": "2026-01-01T00:00:00Z", "End": True},
@@ -227,6 +230,12 @@ def test_a_state_says_what_it_does_and_waits_for(state, expected):
     """In the words of its integration."""
     dot = graph({"StartAt": "s", "States": {"s": state}}).dot
     assert [words for words in expected if words not in dot] == []
+
+
+def test_what_is_not_tried_again_is_not_said_to_be():
+    """A Retry with MaxAttempts 0 only names what none of those after it shall match."""
+    never = {"Retry": [{"ErrorEquals": ["BadItem"], "MaxAttempts": 0}]}
+    assert "BadItem" not in graph({"StartAt": "s", "States": {"s": task("x") | never}}).dot
 
 
 @pytest.mark.parametrize(
@@ -402,6 +411,8 @@ CHOICE = {"Type": "Choice", "Choices": [{"Variable": "$.a", "Next": "s"}]}
         ({"StartAt": "s", "States": {"s": {"Type": "Choice", "Choices": []}}}, "list of Choices"),
         ({"StartAt": "s", "States": {"s": CHOICE}}, "compares something"),
         ({"StartAt": "s", "States": {"s": PASS | {"Catch": "x"}}}, "as States Language has it"),
+        ({"StartAt": "s", "States": {"s": PASS | {"Retry": [{"ErrorEquals": []}]}}}, "States Language"),
+        ({"StartAt": "s", "States": {"s": PASS | {"Retry": [{}]}}}, "as States Language has it"),
     ],
     ids=str,
 )
