@@ -247,7 +247,8 @@ def open_lab(
             try:
                 raise typer.Exit(server.wait())
             finally:
-                server.terminate()  # and wait, at the end of the block, until its kernels have ended
+                server.terminate()
+                server.wait()  # and its kernels; after Ctrl-C the block alone would not wait for them
 
 
 app.command("predict")(simulating.predict_run)

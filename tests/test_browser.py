@@ -1,6 +1,7 @@
 """In a real browser: JupyterLab as `lab open` starts it, used as a learner would."""
 
 import http.server
+import json
 import os
 import re
 import shutil
@@ -166,12 +167,12 @@ class Notebook:
         return lambda: sorted(set(self.page.evaluate(several)))
 
     def finished(self) -> None:
-        """Wait until the last cell was run, or one has failed."""
+        """Wait until the last cell was run, or something red is there: a warning, or a cell that failed."""
         self.page.wait_for_function(
-            """([failed, prompts]) => document.querySelector(failed)
+            """([red, prompts]) => document.querySelector(red)
             || /[0-9]/.test([...document.querySelectorAll(prompts)].at(-1).textContent)""",
             arg=[
-                f"{PANEL} [data-mime-type='application/vnd.jupyter.error']",
+                f"{PANEL} [data-mime-type='application/vnd.jupyter.stderr']",
                 f"{PANEL} .jp-CodeCell .jp-InputPrompt",
             ],
         )
@@ -213,10 +214,11 @@ def contrast(text) -> float:
 
 
 def outputs_of(cells: list[nbformat.NotebookNode]) -> Counter[str]:
-    """How often each kind of output is there: figures by their media type, streams by their name."""
+    """How often each kind of output is there: streams by their name, figures as "figure"."""
     outputs = [output for cell in cells for output in cell.outputs]
-    kinds = [output.get("name", output.output_type) for output in outputs]
-    return Counter(kinds + [kind for output in outputs for kind in output.get("data", {})])
+    kinds = Counter(output.get("name", output.output_type) for output in outputs)
+    media = [{kind.split("/")[0] for kind in output.get("data", {})} for output in outputs]
+    return kinds | Counter({"figure": sum("image" in one for one in media)})
 
 
 @pytest.fixture
@@ -266,6 +268,15 @@ def test_without_a_browser_the_remedy_is_told(monkeypatch, tmp_path):
     assert "apt-get install chromium" in browsing.MISSING
 
 
+def test_jupyterlab_asks_no_other_machine(browser, jupyterlab):
+    """Neither for news and newer releases, nor for extensions, and it does not ask whether it may."""
+    with visit(browser, jupyterlab.url()) as page:
+        page.locator(".jp-DirListing-item").first.wait_for()
+        told = json.loads(page.locator("#jupyter-config-data").text_content() or "")
+        assert "@jupyterlab/apputils-extension:announcements" in told["disabledExtensions"]
+        assert told["extensionManager"]["name"] == "read-only"
+
+
 @pytest.mark.parametrize("name", ["01_sqs_limits_concurrency", "04_putting_it_together"])
 def test_a_notebook_runs_to_its_end(browser, jupyterlab, name):
     """Run All Cells: every cell is run, none fails or warns, all figures are seen, and live ones move."""
@@ -278,7 +289,7 @@ def test_a_notebook_runs_to_its_end(browser, jupyterlab, name):
         assert list(range(1, len(cells) + 1)) == [cell.execution_count for cell in cells]
         outputs = outputs_of(cells)
         assert (outputs["error"], outputs["stderr"]) == (0, 0)
-        assert outputs["image/png"] == notebook.figures() > 0
+        assert outputs["figure"] == notebook.figures() > 0
         live = [at for at, cell in enumerate(cells) if "LiveFigure()" in cell.source]
         assert live == redrawn()
         figure = page.locator(f"{PANEL} .jp-OutputArea-output img").first
