@@ -17,6 +17,7 @@ from helpers.engines.simulated import Simulated
 from helpers.errors import InvalidExperiment, LabError
 from helpers.experiment import Experiment
 from helpers.patterns import batches, comparison, inline_map, registry, showing, size
+from helpers.patterns.__main__ import MADE, PAGE
 from helpers.patterns.registry import PATTERNS
 from helpers.simulation import UNLIMITED, simulate
 
@@ -277,6 +278,16 @@ def test_a_comparison_is_kept_as_numbers_words_and_a_figure(tmp_path):
     for pattern, row in zip(PATTERNS.values(), table[2:], strict=True):
         assert row[0] == f"| {pattern.title}"
         assert all(cell.strip(" |") for cell in row)
+
+
+def test_the_page_has_the_table_that_the_command_makes():
+    """docs/patterns.md has a row for each pattern, with the columns that a comparison has."""
+    made = MADE.search(PAGE.read_text()).group().splitlines()
+    heads, _, *lines = [line.strip("| ").split(" | ") for line in made if line.startswith("| ")]
+    found = compared(*(pretended(name) for name in PATTERNS))
+    assert set(showing.rows(found)[0]) <= set(heads)
+    assert [line[0] for line in lines] == [pattern.title for pattern in PATTERNS.values()]
+    assert (PAGE.parent / "figures" / "patterns.png").is_file()
 
 
 # Faults

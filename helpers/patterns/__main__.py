@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "patterns.md"
 FIGURE = PAGE.parent / "figures" / "patterns.png"
 MADE = re.compile(r"(<!-- made -->\n).*(<!-- end -->)", re.DOTALL)
 """Where the table stands in the page."""
-MEASURED = Experiment(100, siphon_share=1.0, limited_seconds=0.5, worker_concurrency=10)
+MEASURED = Experiment(60, siphon_share=1.0, limited_seconds=1.0, worker_concurrency=10)
 REPETITIONS = 3
 
 

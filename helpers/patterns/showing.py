@@ -23,6 +23,7 @@ LEFT = ("lost", "twice", "stuck")
 MEASURED = "#0072B2"
 PREDICTED: dict[str, Any] = {"marker": "D", "facecolors": "none", "edgecolors": "black"}
 _TITLES = {"dies": "a worker dies", "poison": "an item always fails"}
+_TICKS = {"dies": "a worker\ndies", "poison": "an item\nalways fails"}
 
 
 def rows(comparison: Comparison) -> list[dict[str, str]]:
@@ -181,7 +182,7 @@ def _dollars(ax: Axes, table: pd.DataFrame, place: Any) -> None:
     for at in place[table["pattern"].isin(size.PROGRAMS)]:
         look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": "small"}
         ax.annotate("+ machines", (table["usd"][at], at), (6, -13), **look)
-    ax.set(xscale="log", xlim=(table["usd"].min() / 2, 8 * table["usd"].max()))
+    ax.set(xscale="log", xlim=(table["usd"].min() / 2, 20 * table["usd"].max()))
     ax.set(xlabel=f"US dollars, {PER:,} items")
     ax.set_title("cost on AWS", loc="left")
 
@@ -202,7 +203,7 @@ def _faults(ax: Axes, comparison: Comparison, place: Any) -> None:
             look: dict[str, Any] = {"color": "#B33A00", "weight": "bold"} if said else {"color": "#555555"}
             ax.annotate(said or "no harm", (column, at), ha="center", va="center", fontsize="small", **look)
     ax.set(xlim=(-0.5, max(len(known), 1) - 0.5), xlabel=f"items, of {BROKEN.items}")
-    ax.set_xticks(range(len(known)), [_TITLES[fault] for fault in known])
+    ax.set_xticks(range(len(known)), [_TICKS[fault] for fault in known])
     ax.grid(visible=False)
     ax.set_title("what a fault leaves", loc="left")
 
