@@ -400,6 +400,7 @@ def test_workflow_runs_what_a_user_runs() -> None:
     job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["lab"]
     runs = [step["run"] for step in job["steps"] if "run" in step]
     assert ["./lab test", "./lab run"] == runs[:2]
+    assert job["env"]["LAB_TEST_BROWSER"]  # no test of a browser is skipped
     assert [True] == ["./lab sweep" in run and "--check" in run for run in runs[2:]]
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert wanted.removeprefix(">=") == job["strategy"]["matrix"]["python"][0]
