@@ -3,7 +3,10 @@
 # ruff: noqa: SIM300 -- asserts read expected == actual
 
 import base64
+import fcntl
 import json
+import os
+import pickle
 import re
 from contextlib import suppress
 from html.parser import HTMLParser
@@ -75,9 +78,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, site.Built]:
-    """The site of that run, and what is said of it."""
-    out = tmp_path_factory.mktemp("site")
-    return out, site.build(run, out)
+    """The site of that run, and what is said of it: built once, by the first of the tests' processes."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    out, kept = base / "site", base / "site.pickle"
+    with (base / "site.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(site.build(run, out)))
+    return out, pickle.loads(kept.read_bytes())
 
 
 @pytest.fixture
