@@ -91,6 +91,7 @@ class Prices:
     lambda_gb_second_arm64: Price = Price(0.0000133334, "GB-second", "Lambda", _LAMBDA, free=400_000)
     lambda_gb_second_x86: Price = Price(0.0000166667, "GB-second", "Lambda", _LAMBDA, free=400_000)
     sqs_request: Price = Price(0.0000004, "request", "SQS", _SQS, free=1_000_000)
+    sqs_fifo_request: Price = Price(0.0000005, "request", "SQS FIFO", _SQS, "2026-11-26", free=1_000_000)
     s3_put: Price = Price(0.000005, "PUT or LIST request", "S3", _S3)
     s3_get: Price = Price(0.0000004, "GET request", "S3", _S3)
     dynamodb_write: Price = Price(0.000000625, "write request unit", "DynamoDB", _DYNAMODB, "2026-11-26")

@@ -43,9 +43,10 @@ def groups(number: int) -> Callable[[dict[str, Any]], dict[str, str]]:
 
 
 def usage(experiment: Experiment) -> dict[str, float]:
-    """What the counter uses, and a request of the pipe for each delivery."""
+    """What the counter uses, of a FIFO queue, and a request of the pipe for each delivery."""
     used = counter.usage(replace(experiment, batch_size=1))
-    return used | {"pipe_request": used["lambda_request"]}
+    fifo = used.pop("sqs_request")
+    return used | {"sqs_fifo_request": fifo, "pipe_request": used["lambda_request"]}
 
 
 PATTERN = Pattern(
