@@ -8,8 +8,6 @@ import json
 import os
 import pickle
 import re
-from contextlib import suppress
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,12 @@ from typing import Any
 import nbformat
 import pytest
 from browsing import visit
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from nbformat.v4 import new_output
 from typer.testing import CliRunner
 
 from helpers import cli, notebooks, site
 from helpers.errors import LabError
-from helpers.site import building, mathematics, pages
+from helpers.site import building, pages
 
 ROOT = Path(__file__).parents[1]
 PNG = base64.b64encode((ROOT / "docs/figures/predict_ramp.png").read_bytes()).decode()
@@ -295,56 +291,10 @@ def test_headings_have_github_s_anchors() -> None:
 # --- Formulas ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("tex", "shown"),
-    [
-        (r"L = \lambda W", "<i>L</i> = λ <i>W</i>"),
-        (r"(n/C - 1)\,T", "(<i>n</i>/<i>C</i> − 1)\u2009<i>T</i>"),
-        ("x_ij", "<i>x</i><sub><i>i</i></sub><i>j</i>"),
-        (r"x_i^{2n} < 3", "<i>x</i><sub><i>i</i></sub><sup>2<i>n</i></sup> &lt; 3"),
-    ],
-)
-def test_formulas_are_text(tex: str, shown: str) -> None:
-    """Letters in italics, Greek and signs as themselves, scripts as scripts."""
-    assert shown == mathematics.to_html(tex)
-
-
-class Nesting(HTMLParser):
-    """Fails for an element that is not closed in its turn."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert [] == self.open
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert tag == self.open.pop()
-
-
-@settings(deadline=None)
-@given(st.lists(st.sampled_from([*"ab1+-<&^_{} ", r"\lambda", r"\,", "xyz"])).map("".join))
-def test_any_formula_is_whole_html(tex: str) -> None:
-    """Whatever the order of braces and scripts: refused, or each element is closed, in its turn."""
-    with suppress(LabError):
-        Nesting(mathematics.to_html(tex))
-
-
-@pytest.mark.parametrize("tex", ["x^", "x_^2", "{x", "x}", "x^{2"])
-def test_what_is_left_open_is_refused(tex: str) -> None:
-    """Of a formula that ends too early nothing is guessed."""
-    with pytest.raises(LabError, match="left open"):
-        mathematics.to_html(tex)
-
-
-def test_a_sign_that_is_not_known_is_refused() -> None:
-    """A formula is never shown half: the command is named, and where it can be added."""
-    with pytest.raises(LabError, match=r"has no sign for \\aleph; .*mathematics\.py"):
-        mathematics.to_html(r"\aleph_0")
+def test_formulas_are_mathml() -> None:
+    """Which browsers show by themselves: no script, no font from elsewhere."""
+    page = pages.of_markdown("a.html", "a.md", "# Law\n\nLittle says $L = \\lambda W$.\n", building.place)
+    assert ["L", "=", "λ", "W"] == re.findall(r"<m[io]>(.*?)</m[io]>", page.body)
 
 
 def test_money_is_no_formula() -> None:
@@ -352,7 +302,7 @@ def test_money_is_no_formula() -> None:
     text = "It costs $25 per million, $0.40 for a queue, $n$ times `$$.Task.Token` and http://127.0.0.1:1"
     page = pages.of_markdown("a.html", "a.md", f"# Costs\n\n{text}\n", building.place)
     assert "It costs $25 per million, $0.40 for a queue, " in page.body
-    assert '<span class="math"><i>n</i></span> times <code>$$.Task.Token</code>' in page.body
+    assert "<mi>n</mi></mrow></math> times <code>$$.Task.Token</code>" in page.body
     assert "<a href" not in page.body  # nor is an address that is spoken of a link
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
 
+import latex2mathml.converter
 from bs4 import BeautifulSoup, Tag
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -32,8 +33,6 @@ from pygments import highlight  # type: ignore[import-untyped]
 from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 from pygments.lexers import TextLexer, get_lexer_for_filename  # type: ignore[import-untyped]
 from pygments.util import ClassNotFound  # type: ignore[import-untyped]
-
-from helpers.site import mathematics
 
 __all__ = ["Page", "Place", "of_html", "of_markdown", "of_notebook", "of_text", "slug", "whole"]
 
@@ -229,7 +228,7 @@ class _Exporter(HTMLExporter):
 
 class _Renderer(IPythonRenderer):
     def inline_math(self, body: str) -> str:
-        return f'<span class="math">{mathematics.to_html(body)}</span>'
+        return str(latex2mathml.converter.convert(body))
 
 
 class _Inline(MathInlineParser):
