@@ -44,7 +44,7 @@ BROKEN = Experiment(
     heartbeat_seconds=10,
 )
 """The run that faults strike: short clocks, and batches of three."""
-TRIALS_AT_ONCE = 16
+TRIALS_AT_ONCE = 6
 PER = 1_000
 """Items that costs are told for."""
 DONE = ["succeeded", "late"]
