@@ -196,7 +196,7 @@ def _returned(trace: Trace) -> metrics.Steps:
 def _limit(ax: Axes, limit: int, name: str) -> None:
     """The limit as a dashed line with its name, or where it is far above, its name alone."""
     highest = max(float(np.max(line.get_ydata(), initial=0)) for line in ax.get_lines())
-    near = limit <= 2 * max(highest, 1) or name == "all items"
+    near = not highest or limit <= 2 * highest or name == "all items"
     top = 1.3 * max(highest, 1.0, limit if near else 0)
     ax.set_ylim(0, top)
     if near:
