@@ -77,16 +77,21 @@ def workflows() -> list[str]:
     return sorted(path.parent.name for path in INFRA.glob("*/template.yaml"))
 
 
+def written(workflow: str) -> dict[str, Any]:
+    """The workflow's template as it is written, with local paths; raises StackError for an unknown name."""
+    if workflow not in workflows():
+        raise StackError(f"workflow {workflow!r}: not known; choose one of {', '.join(workflows())}")
+    loaded: dict[str, Any] = yaml.load((INFRA / workflow / "template.yaml").read_text(), _Loader)
+    return loaded
+
+
 def template(workflow: str, results_in_s3: bool = True) -> dict[str, Any]:
     """The workflow's template with code and definitions put in; raises StackError for an unknown name.
 
     results_in_s3: whether its Maps write their results to S3, as they do; without, these come in the
     execution's output, which holds 256 KiB.
     """
-    if workflow not in workflows():
-        raise StackError(f"workflow {workflow!r}: not known; choose one of {', '.join(workflows())}")
-    folder = INFRA / workflow
-    loaded: dict[str, Any] = yaml.load((folder / "template.yaml").read_text(), _Loader)
+    loaded, folder = written(workflow), INFRA / workflow
     for resource in loaded["Resources"].values():
         properties = resource.get("Properties", {})
         if resource["Type"] == "AWS::Lambda::Function":

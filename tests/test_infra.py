@@ -12,7 +12,6 @@ from typing import Any
 
 import boto3
 import pytest
-import yaml
 from cfnlint.api import lint, lint_file
 from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 
@@ -84,8 +83,7 @@ def properties(workflow: str, kind: str) -> dict[str, Node]:
 
 def local_paths(workflow: str) -> Node:
     """The template's resources as written, with code and definitions by path."""
-    text = (INFRA / workflow / "template.yaml").read_text()
-    return yaml.load(text, stack._Loader)["Resources"]
+    return stack.written(workflow)["Resources"]
 
 
 def listed(value: Any) -> list[Any]:

@@ -34,7 +34,7 @@ def lines(pattern: Pattern) -> dict[str, int]:
     """
     folder = stack.INFRA / pattern.workflow
     path = folder / "template.yaml"
-    written = yaml.load(path.read_text(), stack._Loader)
+    written = stack.written(pattern.workflow)
     needed = _needed(written, pattern.machine)
     template = path.read_text().splitlines()
     counted = {"template": 0, "definition": 0, "functions": 0}
@@ -95,7 +95,7 @@ def _named(value: Any) -> Iterator[str]:
 
 def _spans(path: Path) -> Iterator[tuple[str, int, int]]:
     """Each parameter and resource of a template: its logical id, its first line, and the line after it."""
-    node = yaml.compose(path.read_text(), stack._Loader)
+    node = yaml.compose(path.read_text(), yaml.SafeLoader)
     assert node
     for section, body in node.value:
         if section.value in ("Parameters", "Resources"):
