@@ -3,7 +3,7 @@
 from helpers import checks, cost, live, metrics, observe, plots, queueing, simulation, stack
 from helpers.engines import connect
 from helpers.errors import LabError
-from helpers.exercises import check
+from helpers.exercises import check, solve
 from helpers.experiment import Experiment, empirical, exponential, lognormal
 from helpers.graph import graph
 from helpers.live_figure import LiveFigure
@@ -38,5 +38,6 @@ __all__ = [
     "search",
     "simulate",
     "simulation",
+    "solve",
     "stack",
 ]

@@ -30,7 +30,7 @@ REDRAWN_SECONDS = 1.0
 """Between two pictures, at least: as often as a Map Run is asked for its counts."""
 DRAWING_SHARE = 0.1
 """Of a core, what drawing may take at most: the longer a picture takes, the fewer there are."""
-SIZE_INCHES = 9.0, 5.2
+SIZE_INCHES = 9.0, 5.8
 WIDTH_PIXELS = 860
 """How wide the picture is shown, whatever its resolution."""
 DPI = 80, 150
@@ -156,7 +156,7 @@ class LiveFigure:
             del curves[1]
         figure = Figure(figsize=SIZE_INCHES)
         panels = figure.subplots(3, sharex=True)
-        figure.subplots_adjust(left=0.08, right=0.97, top=0.94, bottom=0.1, hspace=0.25)
+        figure.subplots_adjust(left=0.08, right=0.97, top=0.88, bottom=0.09, hspace=0.38)
         for panel, label, look, sampled, known in curves:
             ax = panels[panel]
             ax.step(*(sampled if known is None else known), where="post", label=label, **look)
@@ -174,12 +174,13 @@ class LiveFigure:
         last = trace.items["returned"].max() if trace else time.time() - self._since
         done = trace.items["returned"].count() if trace else (int(back[1].iloc[-1]) if len(back[1]) else 0)
         told = f"{state} {last:.1f} s: {done:,} of {self._experiment.items:,} items are back"
-        panels[0].set_title(told, loc="left")
+        figure.suptitle(told, x=0.08, ha="left")
         panels[0].set(xlim=(0, max(0.1, last)))
         panels[2].set(xlabel=plots.SINCE_START)
         for ax in panels:
             ax.set_ylabel("count")
-            ax.legend(loc="upper left", ncols=4, fontsize=9)
+            # Above the curves, which may be anywhere below.
+            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9, borderaxespad=0.2)
         return figure, told
 
 

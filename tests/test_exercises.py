@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from helpers import Experiment, check, cli, exponential, notebooks
 from helpers.engines import local
 from helpers.errors import LabError
-from helpers.exercises import exercises_of, telling
+from helpers.exercises import exercises_of, solve, telling
 from helpers.exercises import questionnaire as asking
 from helpers.exercises.judging import Choice, Judge, Number, Parts, Several, Wrong
 from helpers.notebooks import discover
@@ -273,7 +273,8 @@ def called(source: str) -> list[list[str]]:
     """The arguments of each check(...) in a cell, as source text."""
     tree = ast.parse(source)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [[ast.unparse(one) for one in call.args] for call in calls if ast.unparse(call.func) == "check"]
+    judged = [call for call in calls if ast.unparse(call.func) in ("check", "solve")]
+    return [[ast.unparse(one) for one in call.args] for call in judged]
 
 
 @pytest.mark.parametrize("path", discover(), ids=lambda path: path.stem)
@@ -450,20 +451,29 @@ class Text(HTMLParser):
         self.text += data
 
 
-@given(state=st.sampled_from(sorted(telling.LOOKS)), answer=st.text())
-def test_what_a_learner_writes_stays_text(state, answer):
+@given(state=st.sampled_from(sorted(telling.LOOKS)), answer=st.text(), folded=st.booleans())
+def test_what_a_learner_writes_stays_text(state, answer, folded):
     """In the HTML no answer becomes a tag."""
     said = f"<script>{answer}</script> & '<b>'"
-    page = Text(telling.page(state, "Exercise <i>1", said))
-    assert {"div", "b", "span"} == page.tags
+    page = Text(telling.page(state, "Exercise <i>1", said, folded))
+    assert {"b", "span"} | ({"details", "summary"} if folded else {"div"}) == page.tags
     assert said.replace("\r", "\n").replace("\0", "") in page.text.replace("\r", "\n").replace("\0", "")
+
+
+def test_a_solution_is_folded_and_must_be_right(capsys):
+    """Who runs all cells sees no answer before a click; a wrong solution fails with what judges it."""
+    assert "<details" in telling.page("right", "Exercise 00.2, solution", "why", folded=True)
+    solve("00.2", 1.0)
+    assert "✓ Exercise 00.2, solution: right." in capsys.readouterr().out
+    with pytest.raises(AssertionError, match="as if one worker did it alone"):
+        solve("00.2", 2.0)
 
 
 TITLE = ("markdown", "# Two exercises", ())
 PARAMETERS = ("code", 'engine: str = "embedded"  # where', ("parameters",))
-IMPORTS = ("code", "from helpers import check", ())
+IMPORTS = ("code", "from helpers import check, solve", ())
 ASKED = ("code", 'answer = ...\ncheck("00.2", answer);', ("exercise",))
-SOLVED = ("code", 'assert check("00.2", 1)', ("solution",))
+SOLVED = ("code", 'solve("00.2", 1)', ("solution",))
 PLANTED = ("code", 'check("00.2", 2);', ("solution",))
 HOSTILE = ("code", 'check("00.2", "<script>alert(1)</script>\\ud800");', ("exercise",))
 ASKING = (

@@ -12,7 +12,7 @@ from helpers.errors import LabError, shown
 from helpers.exercises.judging import Exercise, Wrong
 from helpers.exercises.telling import show
 
-__all__ = ["check", "exercises_of"]
+__all__ = ["check", "exercises_of", "solve"]
 
 
 def exercises_of(notebook: str) -> dict[str, Exercise]:
@@ -35,6 +35,17 @@ def check(name: str, answer: Any, *evidence: Any) -> bool:
     state, sentence = _judged(exercise, answer, evidence)
     show(name, f"Exercise {name}", state, sentence)
     return state == "right"
+
+
+def solve(name: str, answer: Any, *evidence: Any) -> None:
+    """Judge the solution of an exercise and show why it is right, folded: who runs all cells sees it closed.
+
+    Arguments as of `check`. Raises AssertionError with the sentence that judges it unless it is right, and
+    LabError for a name that no exercise has.
+    """
+    state, sentence = _judged(_find(name), answer, evidence)
+    show(name, f"Exercise {name}, solution", state, sentence, folded=True)
+    assert state == "right", sentence
 
 
 def _find(name: str) -> Exercise:

@@ -19,18 +19,17 @@ LOOKS = {  # state: (sign, words, colour that is legible on light and on dark)
 }
 
 
-def page(state: str, title: str, sentence: str) -> str:
-    """The outcome as HTML; `title` and `sentence` are text."""
+def page(state: str, title: str, sentence: str, folded: bool = False) -> str:
+    """The outcome as HTML; `title` and `sentence` are text, the latter hidden until a click if `folded`."""
     sign, words, colour = LOOKS[state]
     style = f"border-left: .3em solid {colour}; padding: .3em .8em; max-width: 60em; white-space: pre-line"
-    return (
-        f'<div style="{style}">'
-        f'<b><span style="color: {colour}">{sign}</span> {html.escape(title)}: {words}.</b> '
-        f"{html.escape(sentence)}</div>"
-    )
+    head = f'<b><span style="color: {colour}">{sign}</span> {html.escape(title)}: {words}.</b>'
+    if folded:
+        return f'<details style="{style}"><summary>{head}</summary>{html.escape(sentence)}</details>'
+    return f'<div style="{style}">{head} {html.escape(sentence)}</div>'
 
 
-def show(name: str, title: str, state: str, sentence: str) -> None:
+def show(name: str, title: str, state: str, sentence: str, folded: bool = False) -> None:
     """Display the outcome of the exercise and keep {"name", "state"}; print it where there is no notebook."""
     from IPython.core.getipython import get_ipython
     from IPython.display import display
@@ -41,5 +40,5 @@ def show(name: str, title: str, state: str, sentence: str) -> None:
     if get_ipython() is None:
         print(text)
         return
-    shown = {"text/plain": text, "text/html": page(state, title, sentence)}
+    shown = {"text/plain": text, "text/html": page(state, title, sentence, folded)}
     display({**shown, EXERCISE: {"name": name, "state": state}}, raw=True)
