@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
@@ -29,9 +29,11 @@ from helpers.errors import InvalidExperiment, LabError, StackError
 from helpers.experiment import Experiment
 from helpers.files import RUNS
 from helpers.fleet import Fleet
-from helpers.live_figure import LiveFigure, Progress
 from helpers.stack import INPUT_LIMIT_BYTES, Stack, deploy, parameters
 from helpers.trace import ITEM_TIMES, Trace
+
+if TYPE_CHECKING:
+    from helpers.live_figure import LiveFigure, Progress
 
 SAMPLE_SECONDS = 0.25
 """Between two looks at the queue's depth."""
@@ -241,7 +243,7 @@ def _followed(
     counts: list[dict[str, Any]] | None,
 ) -> contextlib.AbstractContextManager[LiveFigure | None]:
     """The figure that follows the run, if one shall."""
-    if isinstance(progress, LiveFigure):
+    if not isinstance(progress, bool):
         return progress.following(experiment, samples, counts)
     return contextlib.nullcontext()
 

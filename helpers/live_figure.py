@@ -123,7 +123,8 @@ class LiveFigure:
 
     def _figure(self, state: str, trace: Trace | None) -> tuple[Figure, str]:
         """The picture, and what it says in words."""
-        samples = pd.DataFrame(self._samples[:], columns=["time", "visible", "in_flight"], dtype=float)
+        columns = ["time", "visible", "in_flight"]
+        samples = pd.DataFrame(self._samples[:], columns=columns, dtype=float)
         counts = pd.DataFrame((self._counts or [])[:], columns=["time", "running", *RETURNED], dtype=float)
         for table in (samples, counts):
             table["time"] = (table["time"] - self._since).clip(lower=0)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from helpers import live, metrics, plots
+from helpers import live, metrics
 from helpers.engines.base import Engine
 from helpers.errors import ObserveError
 from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment, empirical
@@ -107,6 +107,8 @@ class Observation:
 
     def save(self, folder: Path) -> Path:
         """Write trace.parquet, observation.json, timeline.png, latency.png and states.png into a folder."""
+        from helpers import plots
+
         self.trace.save(folder / "trace.parquet")
         write_whole(folder / "observation.json", json.dumps(self.to_dict(), indent=1))
         figures: dict[str, Callable[[Any], Any]] = {

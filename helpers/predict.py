@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers import cost, plots, sweep, tune
+from helpers import cost, sweep, tune
 from helpers.errors import TraceError
 from helpers.experiment import Experiment, empirical
 from helpers.files import write_whole
@@ -133,6 +133,8 @@ class Prediction:
 
     def save(self, folder: Path) -> Path:
         """Write trace.parquet, prediction.json and timeline.png, of the first replication, into a folder."""
+        from helpers import plots
+
         self.trace.save(folder / "trace.parquet")
         write_whole(folder / "prediction.json", json.dumps(self.to_dict(), indent=1))
         plots.save(folder / "timeline.png", lambda ax: plots.timeline(self.trace, ax))

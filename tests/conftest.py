@@ -3,9 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from helpers.engines import Engine, connect, local
 
+# Another half of them is drawn in the next run.
+settings.register_profile("lab", settings(), max_examples=50)
+settings.load_profile("lab")
 pytest_plugins = ["browsing"]  # its fixture `browser`
 pytest.register_assert_rewrite("tests.faults")  # so that what was expected and what was there is told
 

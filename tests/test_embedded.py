@@ -175,7 +175,7 @@ def test_a_note_that_is_no_note_is_named():
 def test_a_dead_endpoint_is_named(monkeypatch, variable, value):
     """An endpoint in the environment where nothing answers is an error that says so, not a hang."""
     monkeypatch.setenv(variable, value)
-    with pytest.raises(EngineError, match=re.escape(f"{variable}={value}")):
+    with pytest.raises(EngineError, match=re.escape(f"{variable}={value!r}")):
         connect("embedded")
 
 

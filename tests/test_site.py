@@ -169,7 +169,7 @@ def test_solutions_are_collapsed(folder: Path) -> None:
     cells = nbformat.read(notebooks.discover()[0], as_version=4).cells
     tagged = [cell for cell in cells if "solution" in cell.metadata.get("tags", [])]
     assert len(tagged) == len(solutions)
-    assert all("assert" in solution for solution in solutions)
+    assert all("solve" in solution for solution in solutions)
 
 
 def test_a_failure_is_shown_and_told(built: tuple[Path, site.Built]) -> None:

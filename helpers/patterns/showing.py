@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from helpers import plots, tune
+from helpers import tune
 from helpers.files import write_whole
 from helpers.patterns import aws, size
 from helpers.patterns.comparison import BROKEN, FAULTS, PER, Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LEFT = ("lost", "twice", "stuck")
 """What a fault leaves, in the order in which it is told."""
@@ -86,6 +87,8 @@ def markdown(comparison: Comparison) -> str:
 
 def save(comparison: Comparison, folder: Path) -> Path:
     """Write comparison.json, comparison.csv, patterns.md and patterns.png into a folder; return it."""
+    import matplotlib.pyplot as plt
+
     write_whole(folder / "comparison.json", json.dumps(comparison.to_dict(), indent=1))
     write_whole(folder / "comparison.csv", comparison.table.to_csv(index=False))
     write_whole(folder / "patterns.md", markdown(comparison))
@@ -114,6 +117,10 @@ def _time(seconds: Any) -> str:
 
 def figure(comparison: Comparison) -> Figure:
     """A row for each pattern: times here and on AWS, cost, lines, and what faults leave, side by side."""
+    import matplotlib.pyplot as plt
+
+    from helpers import plots
+
     with plt.style.context(plots.STYLE):
         table = comparison.table
         place = np.arange(len(table))
@@ -145,6 +152,8 @@ def figure(comparison: Comparison) -> Figure:
 
 
 def _times(ax: Axes, comparison: Comparison, place: Any) -> None:
+    from helpers import plots
+
     table = comparison.table
     ends = [table["makespan"] - table["makespan_low"], table["makespan_high"] - table["makespan"]]
     look: dict[str, Any] = {"color": MEASURED, "capsize": 3, "markersize": 7}
@@ -157,6 +166,8 @@ def _times(ax: Axes, comparison: Comparison, place: Any) -> None:
 
 
 def _on_scale(ax: Axes, comparison: Comparison, place: Any) -> None:
+    from helpers import plots
+
     table = comparison.table
     seconds, express = (table[name].astype(float) for name in ("aws_seconds", "aws_express_seconds"))
     ax.scatter(seconds, place, s=45, **PREDICTED)
