@@ -125,6 +125,8 @@ class LiveFigure:
         """The picture, and what it says in words."""
         columns = ["time", "visible", "in_flight"]
         samples = pd.DataFrame(self._samples[:], columns=columns, dtype=float)
+        if trace:  # the queue is looked at until the last picture is drawn, and after the run's end
+            samples = samples[: len(trace.samples)]
         counts = pd.DataFrame((self._counts or [])[:], columns=["time", "running", *RETURNED], dtype=float)
         for table in (samples, counts):
             table["time"] = (table["time"] - self._since).clip(lower=0)

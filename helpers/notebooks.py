@@ -41,7 +41,7 @@ from helpers.files import NO_ROOM, for_sockets, unwritten, write_whole
 # papermill, nbformat and nbconvert take a second to import, and every kernel imports this module for
 # `reading`: so the functions that need them import them.
 
-__all__ = ["Result", "discover", "execute", "parameters_of", "reading", "report", "resolve", "run"]
+__all__ = ["Result", "accept", "discover", "execute", "parameters_of", "reading", "report", "resolve", "run"]
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -191,7 +191,7 @@ def execute(
     anything is executed, for a notebook or a parameter that the lab refuses (see `run`), and FileError where
     there is no room for what was executed.
     """
-    [values] = _accept([path], parameters)
+    [values] = accept([path], parameters)
     saved = out_dir.resolve() / path.name
     saved.parent.mkdir(parents=True, exist_ok=True)
     saved.unlink(missing_ok=True)  # where it is a link, what it leads to is not ours to write
@@ -221,7 +221,7 @@ def run(paths: Sequence[Path], out_dir: Path, parameters: Mapping[str, Any], pro
     that no chosen notebook has, and a value of another type than the default's, and FileError where there is
     no room for the results.
     """
-    accepted = _accept(paths, parameters)
+    accepted = accept(paths, parameters)
     out_dir.mkdir(parents=True, exist_ok=True)
     report = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -289,8 +289,12 @@ def table_of_exercises(results: Iterable[Result]) -> list[str]:
 # --- Before: what is refused ---------------------------------------------------------------------------
 
 
-def _accept(paths: Sequence[Path], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each notebook, the parameters that it has, of the type that it wants."""
+def accept(paths: Sequence[Path], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each notebook, the parameters that it has, of the type that it wants.
+
+    Raises NotebookError for a notebook that the lab refuses, a parameter that none of them has, and a value
+    of another type than the default's.
+    """
     defaults = [parameters_of(path) for path in paths]
     known = sorted(set().union(*defaults))
     for name in parameters:
@@ -403,7 +407,7 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
     from papermill.iorw import load_notebook_node
     from traitlets.config import Config
 
-    # What it warns of, `_accept` refuses; the rest is that it cannot read a default with "=" in it.
+    # What it warns of, `accept` refuses; the rest is that it cannot read a default with "=" in it.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     cells: list[Any] = []
     with tempfile.TemporaryDirectory(prefix="lab-", dir=for_sockets()) as folder:

@@ -12,6 +12,7 @@ from tests.conformance.probe import AREAS, Probe, all_probes, measure, plain, re
 from tests.conformance.site import Absent, Site
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_embedded_engine_is_as_the_table_says(engine):
     """Every behaviour is shown by the embedded engine, or is not, as behaviours.json has it."""

@@ -297,6 +297,7 @@ def test_what_a_state_machine_does_is_not_checked_here(server, combined):
         assert outcome(combined, ITEM) == "answered"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_walkthrough_needs_no_more(operator, root, tmp_path, monkeypatch):
     """Notebooks run as the operator, with the policy as it is; what they deployed is gone."""

@@ -20,6 +20,7 @@ def test_the_course_is_whole():
     assert [path.stem for path in discover()] == COURSE
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("path", discover(), ids=lambda path: path.stem)
 def test_it_runs(path, engine, tmp_path, monkeypatch):
