@@ -70,11 +70,11 @@ def run(
     """
     paths = notebooks.resolve(names or [])
     parameters = assigned(param) | {"engine": place.name} | ({} if scale is None else {"scale": scale})
-    notebooks.accept(paths, parameters)
     folder = out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     if place.paid:
         declared = [notebooks.usd_of(path, parameters.get("scale", "quick")) for path in paths]
         place.announce(f"{len(paths)} notebooks", sum(declared))
+    notebooks.accept(paths, parameters)
     (folder / budget.FILE).unlink(missing_ok=True)
     with place.shared(folder) as connected:
         typer.echo(f"engine {place.name} at {connected.endpoint_url}")

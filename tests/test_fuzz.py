@@ -108,7 +108,7 @@ def experiment_of(make, values) -> Experiment | None:
 # --- Experiments
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(FIELDS), st.one_of(plain, foreign), max_size=4))
 @example({"direct_seconds": 10**400})
 @example({"consumer": pd.NA})
@@ -120,7 +120,7 @@ def test_an_experiment_is_valid_or_refused_by_field_and_value(values):
     experiment_of(lambda: Experiment(**({"items": 10} | values)), {"items": 10} | values)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     st.one_of(
         st.dictionaries(
@@ -216,7 +216,7 @@ def test_any_trace_is_read_back_exactly(tmp_path, trace):
     same(trace, Trace.load(trace.save(tmp_path / "trace.parquet")))
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(traces)
 def test_any_trace_keeps_the_laws_or_breaks_one(trace):
     """checks.verify says which law, and of what; nothing else ever comes out of it."""
@@ -224,7 +224,7 @@ def test_any_trace_keeps_the_laws_or_breaks_one(trace):
         assert checks.verify(trace) is None
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=75, suppress_health_check=[HealthCheck.too_slow])
 @given(traces)
 def test_any_trace_has_a_summary(trace):
     """One item, none, no attempts, all failed, times that never came: numbers that JSON holds."""
@@ -241,7 +241,7 @@ cells = st.one_of(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), st.sampled_from(list(_COLUMNS)))
 def test_any_table_is_a_trace_or_refused(data, name):
     """Of other columns, some twice, of other dtypes and values, or no table at all: TraceError names it."""
@@ -304,7 +304,7 @@ def loaded(path: Path) -> Trace | None:
     return trace
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=75, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_file_is_refused_or_read_as_it_was(tmp_path, data):
     """Bytes changed, cut out, put in, doubled or zeroed, in pages, footer and magic: never another trace."""
@@ -432,7 +432,7 @@ def test_any_grid_is_settings_or_refused(values):
     settings_of(json.dumps(values).encode())
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(st.one_of(texts, st.text(st.sampled_from(" \n-:[]{}&*!|>'\"#%@,?0123.exitm"), max_size=30)))
 @example("items: 2026-99-99")
 @example("items: [0x, 08, 1e400, .inf, -.inf, .nan, 0o7, 1:2:3]")
@@ -622,7 +622,7 @@ def unreachable(tmp_path, monkeypatch):
     return tmp_path
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=75, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(line=commands())
 @example(line=["deploy", "--endpoint", "\n"])
 @example(line=["deploy", "task_token", "-p", "TimeoutSeconds=²"])
@@ -798,7 +798,7 @@ calls = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.sampled_from(["worker", "dead_letters"]), batches(), calls)
 def test_no_message_is_lost_silently(functions, name, batch, calls):
     """What does not come again is done: its task was answered, or had ended, or nobody waits and it was run.

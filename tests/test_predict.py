@@ -65,7 +65,7 @@ def test_what_is_unlimited_is_not_used():
     assert usage.bucket([], 4.0, 3.0).share == 0
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(experiments, any_quotas)
 def test_no_run_uses_more_than_a_quota_allows(experiment, allowed):
     """Of each quota the share is at most 1, where the trace tells all: no late or given up answer, no cold
@@ -265,7 +265,7 @@ def test_clocks_are_the_predicted_tails_with_their_margin():
     assert advise([replace(run, **short) for run in runs], AWS_US_EAST_1).experiment == advised
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(experiments, st.integers(1, 12))
 def test_a_heartbeat_above_the_silence_holds(experiment, heartbeat):
     """Where silence is shorter than the heartbeat no task ends; where two thirds of a period longer, one."""
@@ -278,7 +278,7 @@ def test_a_heartbeat_above_the_silence_holds(experiment, heartbeat):
         assert lost > 0
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(experiments, st.integers(1, 12), st.integers(1, 5), st.sampled_from([0, 1, 5]))
 def test_a_heartbeat_holds_at_every_speed_up_to_its_margin(experiment, heartbeat, times, redelivery):
     """An attempt too short for a beat grows with the run: what holds does so at each speed between."""
@@ -298,7 +298,7 @@ eighths = st.integers(0, 72).map(lambda count: count / 8)
 gaps_and_visits = st.lists(st.tuples(eighths, eighths), min_size=1, max_size=6)
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(st.lists(gaps_and_visits, min_size=1, max_size=3), st.integers(1, 9), st.floats(1, 3), st.floats(0, 1))
 def test_nothing_is_silent_for_longer_than_told(items, heartbeat, slower, between):
     """Beat by beat, at any speed down to the slowest; nor is it told to be by much longer than it can be."""

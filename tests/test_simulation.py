@@ -68,7 +68,7 @@ def queue_of(items, workers, **settings):
     return Experiment(items, worker_concurrency=workers, **lane, **settings)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(experiments, any_quotas, st.integers(1, 40), st.sampled_from([1, 1, 3]))
 def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout, task_attempts):
     """Conservation, limits, order, attempts and Little's law, whatever runs out."""
@@ -76,7 +76,7 @@ def test_every_law_holds_under_any_quotas(experiment, allowed, function_timeout,
     checks.verify(simulate(replace(experiment, **settings), allowed))
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     experiments,
     any_quotas,
