@@ -3,11 +3,19 @@
 import atexit
 import os
 import threading
+from pathlib import Path
 
 if os.environ.get("LAB_COVERAGE"):
     import coverage
 
-    tracer = coverage.Coverage(data_file=os.environ["LAB_COVERAGE"], data_suffix=True)
+    root = Path(__file__).parents[2]
+    # By absolute paths: kernels and command lines are run from other folders.
+    tracer = coverage.Coverage(
+        data_file=os.environ["LAB_COVERAGE"],
+        data_suffix=True,
+        config_file=str(root / "pyproject.toml"),
+        source=[str(root / "helpers")],
+    )
     tracer.start()
     over = threading.Event()
 
