@@ -156,3 +156,9 @@ print(sum(one() is not None for one in gone))
     folder = str(Path(embedded.__file__).with_name("embedded_server"))
     ran = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=60)
     assert ran.stdout.split() == ["0"], ran.stderr
+
+
+def test_a_deleted_table_is_found_by_its_tags_no_more(engine):
+    """What carries the lab's tag after the stack is gone would be an orphan."""
+    stack.deploy(engine, "semaphore").destroy()
+    assert [arn for arn in stack.orphans(engine) if ":dynamodb:" in arn] == []

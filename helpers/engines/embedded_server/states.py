@@ -118,10 +118,23 @@ def one_after_another(turn: threading.RLock, write: Step) -> Step:
     return corrected
 
 
+def tables_end_with_their_tags(dynamodb: Any, delete: Step) -> Step:
+    """A table that CloudFormation deletes is found by its tags no more."""
+
+    def corrected(name: str, properties: dict[str, Any]) -> Any:
+        table = dynamodb._tables.get(name) or {}
+        answer = delete(name, properties)
+        dynamodb._tags.pop(table.get("TableArn", ""), None)
+        return answer
+
+    return corrected
+
+
 def correct() -> None:
     """Put these corrections in place in ministack."""
     from ministack.services import dynamodb, s3
     from ministack.services import stepfunctions as sfn
+    from ministack.services.cloudformation import provisioners
 
     turn = threading.RLock()
     for write in ("put_item", "update_item", "delete_item", "batch_write_item", "transact_write_items"):
@@ -132,3 +145,5 @@ def correct() -> None:
     sfn._dispatch_aws_sdk_rest_xml = put_object(sfn, s3, sfn._dispatch_aws_sdk_rest_xml)
     sfn._execute_task = limits_from_paths(sfn, sfn._execute_task)
     sfn._execute_map = limits_from_paths(sfn, sfn._execute_map)
+    table = provisioners._RESOURCE_HANDLERS["AWS::DynamoDB::Table"]
+    table["delete"] = tables_end_with_their_tags(dynamodb, table["delete"])
