@@ -67,3 +67,7 @@ class NotebookError(LabError):
 
 class ObserveError(LabError):
     """What is to be observed is no Standard execution, does not exist, or may not be read."""
+
+
+class GraphError(LabError):
+    """A definition is not to be drawn, or is not that of what shall colour it."""

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 
 from helpers import stack
-from helpers.errors import LabError, shown
+from helpers.errors import GraphError, shown
 from helpers.files import write_whole
 from helpers.observe import Observation
 from helpers.trace import LANES, Trace
 
-__all__ = ["Graph", "GraphError", "graph"]
+__all__ = ["Graph", "graph"]
 
 SHAPES = {
     "Task": "box",
@@ -67,10 +67,6 @@ drawn = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode()).draw(format=s
 sys.stdout.buffer.write(drawn)
 """
 SVG = "http://www.w3.org/2000/svg"
-
-
-class GraphError(LabError):
-    """A definition is not to be drawn, or is not that of what shall colour it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,14 +10,13 @@ from dataclasses import replace
 
 from helpers import live, stack
 from helpers.engines.base import Engine
-from helpers.experiment import Experiment
+from helpers.experiment import DIRECT_ATTEMPTS, Experiment
+from helpers.patterns.maps import files
 from helpers.patterns.pattern import Pattern
 from helpers.trace import Trace
 
 PARENT_TRANSITIONS = 4
 """Limits, ItemsInInput, SaveItems and MapItems."""
-TRIES = 5
-"""Of an item: one and the four that the Retry of Work allows."""
 CHILD_TRANSITIONS = 3
 """The start of the child, Work, and Answered or Unanswered."""
 
@@ -28,19 +27,19 @@ def run(engine: Engine, experiment: Experiment) -> Trace:
     The trace's experiment says what was done: a fleet, which fetches one task at a time, and five attempts at
     most. Raises as `live.run` does.
     """
-    experiment = replace(experiment, siphon_share=1, consumer="fleet", batch_size=1, max_receive_count=TRIES)
+    experiment = replace(
+        experiment, siphon_share=1, consumer="fleet", batch_size=1, max_receive_count=DIRECT_ATTEMPTS
+    )
     with stack.deploy(engine, "activity", stack.parameters(experiment, "activity")) as deployed:
         return live.run(deployed, experiment, progress=False)
 
 
 def usage(experiment: Experiment) -> dict[str, float]:
     """State transitions, planned retries included, and files in S3. The workers' machines are not in it."""
-    tries = (experiment.plan()["failures"] + 1).clip(upper=TRIES)
+    tries = (experiment.plan()["failures"] + 1).clip(upper=DIRECT_ATTEMPTS)
     return {
         "transition": PARENT_TRANSITIONS + (CHILD_TRANSITIONS - 1) * experiment.items + int(tries.sum()),
-        "s3_put": 3,
-        "s3_get": 3,
-    }
+    } | files()
 
 
 PATTERN = Pattern(

@@ -29,8 +29,8 @@ STARTS, STARTS_BURST = (300.0, "300 StartExecution a second"), 1_300
 """Step Functions service quotas, StartExecution of Standard workflows, 2026-11-24."""
 RECEIVES = 300.0, "300 receives a second of a FIFO queue"
 """Without high throughput, one message a call: SQS guide, quotas-messages, 2026-11-26."""
-TRANSACTION_WRITES = 2
-"""Write units that the counter takes of each transaction."""
+COUNTER_WRITES = 2
+"""Write units of each transaction that the one item takes in which the counter is."""
 WRITES = 1_000.0, "1,000 writes a second of one DynamoDB item"
 """Write units of a partition, and so of an item: DynamoDB guide, warm-throughput-scenarios, 2026-11-26."""
 
@@ -96,11 +96,11 @@ def _counter(pattern: Pattern) -> Prediction:
         task_per_second=math.inf,
     )
     ramp = float(simulate(SCALE, alone).items["returned"].max())
-    return max((ramp, "the mapping's ramp"), counted((TRANSACTION_WRITES * SCALE.items, WRITES)))
+    return max((ramp, "the mapping's ramp"), counted((COUNTER_WRITES * SCALE.items, WRITES)))
 
 
 def _pipes(pattern: Pattern) -> Prediction:
-    return counted((SCALE.items, RECEIVES), (TRANSACTION_WRITES * SCALE.items, WRITES))
+    return counted((SCALE.items, RECEIVES), (COUNTER_WRITES * SCALE.items, WRITES))
 
 
 _OF: dict[str, Callable[[Pattern], Prediction]] = {

@@ -173,8 +173,7 @@ def compare(
 
 def usd_of_work(pattern: Pattern, experiment: Experiment) -> float:
     """What 1,000 such items cost by this pattern on AWS (US dollars), in one run, if no attempt fails."""
-    used = pattern.usage(replace(experiment, items=PER))
-    return cost.total(cost.bill([(name, name, quantity) for name, quantity in used.items()]))
+    return budget.of_usage(pattern.usage(replace(experiment, items=PER)))
 
 
 def sources() -> dict[str, str]:

@@ -10,18 +10,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from helpers import live, stack
+from helpers import cost, live, stack
 from helpers.engines.base import Engine
 from helpers.errors import StackError
 from helpers.experiment import Experiment
 from helpers.trace import Trace
 
-MEMORY_GB = 0.25
-"""Of the function `process`."""
 CHILD_TRANSITIONS = 3
 """The start of the child, Process and Answered."""
-RESULT_FILES = 2
-"""Assumed, as in `cost`: the ResultWriter's manifest and one file of results."""
 
 
 def direct(experiment: Experiment) -> Experiment:
@@ -68,14 +64,21 @@ def usage(experiment: Experiment, states: int, batch: int = 1) -> dict[str, floa
     """What a Distributed Map uses if no attempt fails: `states` of its own, and a child for each batch."""
     children = math.ceil(experiment.items / batch)
     saves = live.fits_input(live.items_text(experiment))  # a state more, that writes the items to S3
-    return {
-        "transition": states + saves + CHILD_TRANSITIONS * children,
-        "s3_put": 1 + RESULT_FILES,
-        "s3_get": 1 + RESULT_FILES,
-    } | invocations(experiment, children)
+    return (
+        {
+            "transition": states + saves + CHILD_TRANSITIONS * children,
+        }
+        | files()
+        | invocations(experiment, children)
+    )
+
+
+def files() -> dict[str, float]:
+    """What a Map's items and results use in S3: each file is written once and read once."""
+    return dict.fromkeys(("s3_put", "s3_get"), 1 + cost.RESULT_FILES)
 
 
 def invocations(experiment: Experiment, calls: int) -> dict[str, float]:
     """What so many invocations use that do all items together, each billed by the millisecond."""
     seconds = float(experiment.plan()["task_seconds"].sum())
-    return {"lambda_request": calls, "lambda_gb_second_arm64": seconds * MEMORY_GB}
+    return {"lambda_request": calls, "lambda_gb_second_arm64": seconds * cost.MEMORY_GB}

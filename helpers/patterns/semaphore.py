@@ -17,7 +17,7 @@ from typing import Any
 
 from helpers import budget, live, stack
 from helpers.engines.base import Engine
-from helpers.experiment import Experiment
+from helpers.experiment import DIRECT_ATTEMPTS, Experiment
 from helpers.patterns.maps import invocations
 from helpers.patterns.pattern import Pattern
 from helpers.trace import Trace
@@ -32,8 +32,6 @@ HOLDER_BYTES = 20
 """What an execution's name takes in the set."""
 WRITE_BYTES = 1024
 """What one write request unit writes."""
-WORK_TRIES = 5
-"""Of an item: one and the four that the Retry of Work allows."""
 
 
 def run(engine: Engine, experiment: Experiment) -> Trace:
@@ -43,7 +41,7 @@ def run(engine: Engine, experiment: Experiment) -> Trace:
     budget does not allow it.
     """
     engine.spend(PATTERN.title, budget.of_usage(usage(experiment)))
-    experiment = replace(experiment, siphon_share=1, max_receive_count=WORK_TRIES)
+    experiment = replace(experiment, siphon_share=1, max_receive_count=DIRECT_ATTEMPTS)
     values = stack.parameters(experiment, "semaphore")
     values["MaximumConcurrency"] = experiment.worker_concurrency  # which may be 1, other than a mapping's
     with stack.deploy(engine, "semaphore", values) as deployed:
@@ -105,7 +103,7 @@ def usage(experiment: Experiment) -> dict[str, float]:
     means of their service times.
     """
     plan, places = experiment.plan(), experiment.worker_concurrency
-    attempts = (plan["failures"] + 1).clip(upper=WORK_TRIES)
+    attempts = (plan["failures"] + 1).clip(upper=DIRECT_ATTEMPTS)
     mean = float((plan["task_seconds"] * attempts).mean())
     acquired = sum(
         tries(wave * mean) * min(places, experiment.items - wave * places)
