@@ -3,11 +3,15 @@
 import functools
 import io
 import json
+import os
+import sys
 import time
 import uuid
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,7 +19,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from machines import ROLE, callback, distributed, ended, machine
 
-from helpers.engines import connect, local
+from helpers.engines import connect, embedded, local
+
+sys.path.append(embedded.Server.program)  # whose modules are found where they lie
+
+import functions
 
 
 def function(engine, code: str, **fields) -> str:
@@ -123,6 +131,35 @@ def test_a_handler_error_is_named_after_its_class(engine, raised, name):
     answer = engine.client("lambda").invoke(FunctionName=function(engine, code), Payload=b"{}")
     assert answer["FunctionError"]
     assert json.load(answer["Payload"])["errorType"] == name
+
+
+def test_a_workers_log_is_read_from_its_own_pipe_alone(monkeypatch):
+    """What comes to a pipe that has the number of a dead worker's, is left to those who wait for it."""
+    reads, writes = os.pipe()
+    log = os.fdopen(reads)
+    anothers = []
+
+    class Poll:
+        """Between its end and the next look, the worker is given up and its number taken."""
+
+        def register(self, *_):
+            os.close(writes)
+
+        def poll(self):
+            log.close()
+            anothers.extend(os.pipe())
+            assert anothers[0] == reads
+            os.write(anothers[1], b"for another")
+
+    monkeypatch.setattr(functions.select, "poll", Poll)
+    worker = type("Worker", (), {})
+    functions.whole_logs(worker)
+    given_up = worker()
+    given_up._proc, given_up._stderr_queue = SimpleNamespace(stderr=log), SimpleQueue()
+    given_up._read_stderr()
+    os.close(anothers[1])
+    with os.fdopen(anothers[0], "rb") as pipe:
+        assert pipe.read() == b"for another"
 
 
 def test_log_events_are_paged(engine):

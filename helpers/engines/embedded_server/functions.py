@@ -263,17 +263,19 @@ def whole_logs(worker: Any) -> None:
     """
 
     def read(self: Any) -> None:
-        pipe, lines = self._proc.stderr.fileno(), self._stderr_queue
-        self.stderr_pipe, self.stderr_idle = pipe, threading.Event()
-        poll = select.poll()
-        poll.register(pipe, select.POLLIN)
-        rest = b""
-        with contextlib.suppress(OSError, ValueError):  # the pipe was closed with its process
+        lines, self.stderr_idle = self._stderr_queue, threading.Event()
+        # A descriptor of its own: when the process is given up, its number becomes that of another pipe, of a
+        # new worker's input or a client's call, say, and what is read from it there is lost.
+        with contextlib.suppress(OSError, ValueError), os.fdopen(os.dup(self._proc.stderr.fileno())) as pipe:
+            self.stderr_pipe = pipe.fileno()
+            poll = select.poll()
+            poll.register(pipe, select.POLLIN)
+            rest = b""
             while True:
                 self.stderr_idle.set()
                 poll.poll()
                 self.stderr_idle.clear()
-                if not (text := os.read(pipe, 65536)):
+                if not (text := os.read(self.stderr_pipe, 65536)):
                     break
                 *whole, rest = (rest + text).split(b"\n")
                 for line in whole:
