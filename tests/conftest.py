@@ -1,6 +1,8 @@
 """Fixtures for all tests: one embedded engine for the whole session."""
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from itertools import islice
 
@@ -19,7 +21,15 @@ pytest.register_assert_rewrite("tests.faults")  # so that what was expected and 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The simulation is compiled here once, before each process would do it for itself."""
+    """What holds for all processes of the suite.
+
+    The simulation is compiled once, and so is each module, even where Python is told to keep no such files:
+    hundreds of processes would do it for themselves. What a shell starts in the background ignores SIGINT,
+    and so would all that tests start and interrupt.
+    """
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("numprocesses", 0):
         simulate(Experiment(1))
 

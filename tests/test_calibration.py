@@ -80,31 +80,44 @@ KNOWN = replace(
     transitions_per_second=800.0,
     receive_seconds=0.01,
 )
-easy, hard = traces(KNOWN)
-one_lane = simulate(replace(EASY, siphon_share=1.0), KNOWN)
+
+
+def run_of(experiment: Experiment = EASY, **changes: object) -> Trace:
+    """The trace of an experiment, so changed, under the known quotas."""
+    return simulate(replace(experiment, **changes), KNOWN)
+
+
+@pytest.fixture(scope="module")
+def easy() -> Trace:
+    return run_of()
+
+
+@pytest.fixture(scope="module")
+def hard() -> Trace:
+    return run_of(HARD)
 
 
 @pytest.mark.parametrize(
     ("given_traces", "told"),
     [
-        ([], "0 easy and 0 hard"),
-        ([easy], "1 easy and 0 hard"),
-        ([hard], "0 easy and 1 hard"),
-        ([one_lane, hard], "0 items in the direct lane"),
-        ([simulate(replace(EASY, siphon_share=0.05), KNOWN), hard], "items in the limited lane"),
-        ([changed(easy, consumer="fleet"), hard], "consumer='lambda'"),
-        ([changed(easy, cold_start=True), hard], "measure it warm"),
-        ([changed(easy, arrivals_per_second=5.0), hard], "without arrivals"),
-        ([simulate(replace(EASY, failure_rate=0.3), KNOWN), hard], "failure_rate=0"),
-        ([changed(easy, batch_size=2), hard], "batch_size=2"),
-        ([easy, simulate(replace(HARD, map_concurrency=5), KNOWN)], "map_concurrency=5"),
-        (traces(AWS_US_EAST_1), "explain"),
+        (lambda easy, hard: [], "0 easy and 0 hard"),
+        (lambda easy, hard: [easy], "1 easy and 0 hard"),
+        (lambda easy, hard: [hard], "0 easy and 1 hard"),
+        (lambda easy, hard: [run_of(siphon_share=1.0), hard], "0 items in the direct lane"),
+        (lambda easy, hard: [run_of(siphon_share=0.05), hard], "items in the limited lane"),
+        (lambda easy, hard: [changed(easy, consumer="fleet"), hard], "consumer='lambda'"),
+        (lambda easy, hard: [changed(easy, cold_start=True), hard], "measure it warm"),
+        (lambda easy, hard: [changed(easy, arrivals_per_second=5.0), hard], "without arrivals"),
+        (lambda easy, hard: [run_of(failure_rate=0.3), hard], "failure_rate=0"),
+        (lambda easy, hard: [changed(easy, batch_size=2), hard], "batch_size=2"),
+        (lambda easy, hard: [easy, run_of(HARD, map_concurrency=5)], "map_concurrency=5"),
+        (lambda easy, hard: traces(AWS_US_EAST_1), "explain"),
     ],
 )
-def test_traces_that_cannot_tell_are_refused_with_the_remedy(given_traces, told):
+def test_traces_that_cannot_tell_are_refused_with_the_remedy(given_traces, told, easy, hard):
     """What is wrong with them, and what to measure instead."""
     with pytest.raises(TraceError, match="measure") as refused:
-        calibration.calibrate(given_traces)
+        calibration.calibrate(given_traces(easy, hard))
     assert told in str(refused.value)
 
 
@@ -123,7 +136,7 @@ def test_a_comparison_has_a_row_for_each_setting_with_the_medians_of_its_runs():
     assert sorted(makespans)[1] == table["measured"][0]
 
 
-def test_a_comparison_tells_how_far_a_prediction_is_off():
+def test_a_comparison_tells_how_far_a_prediction_is_off(easy):
     """Predicted with half the measured start, a run seems shorter by just that."""
     table = calibration.compare([easy], replace(KNOWN, map_start_seconds=0.05))
     measured = float(easy.items["returned"].max())

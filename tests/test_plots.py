@@ -26,6 +26,7 @@ PLOTS = [plots.timeline, plots.workers, plots.backlog, plots.latency, plots.gant
 
 @pytest.fixture(autouse=True)
 def _close_figures():
+    plt.close("all")
     yield
     plt.close("all")
 

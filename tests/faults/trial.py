@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import os
 import pkgutil
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -147,27 +146,26 @@ def all_faults() -> list[Fault]:
 def attempt(tried: Fault, engine: Engine, folder: Path) -> Damage:
     """Try the fault once in an empty folder; the damage, what is left behind included."""
     folder.mkdir(parents=True)
-    temporary = Path(tempfile.mkdtemp(prefix="fault-"))
     before = everything(engine)
-    with _marked(temporary) as mark:
-        damage = tried.inject(Place(engine, folder))
-        left = [f"process {process.pid}" for process in _remaining(mark)]
+    with tempfile.TemporaryDirectory(prefix="fault-", ignore_cleanup_errors=True) as temporary:
+        with _marked(temporary) as mark:
+            damage = tried.inject(Place(engine, folder))
+            left = [f"process {process.pid}" for process in _remaining(mark)]
+        left += [path.name for path in Path(temporary).glob("concurrency-lab-*")]
     left += sorted(everything(engine) - before)
-    left += [path.name for path in temporary.glob("concurrency-lab-*")]
     left += [path.name for path in folder.rglob("*.partial")]
-    shutil.rmtree(temporary)
     return damage + Damage(0, left=tuple(left))
 
 
 @contextlib.contextmanager
-def _marked(temporary: Path) -> Iterator[str]:
+def _marked(temporary: str) -> Iterator[str]:
     """Let processes that are started carry a mark, and put temporary files into this folder.
 
     What of them still runs at the end, is killed: a try that fails harms no other.
     """
     mark, old, environment = uuid.uuid4().hex, tempfile.tempdir, dict(os.environ)
-    tempfile.tempdir = str(temporary)
-    os.environ |= {MARK: mark, "TMPDIR": str(temporary)}
+    tempfile.tempdir = temporary
+    os.environ |= {MARK: mark, "TMPDIR": temporary}
     try:
         yield mark
     finally:
