@@ -362,7 +362,7 @@ class _Kernel(AsyncKernelManager):
 def load_ipython_extension(shell: Any) -> None:
     """In the kernel: log each thread's exception, with the cell that started the thread, beside the sockets.
 
-    What the thread prints is lost once its cell has ended; the file is not.
+    What the thread prints is lost once its cell has ended; the file is not. And `exit` fails its cell.
     """
     from ipykernel.connect import get_connection_file
 
@@ -394,6 +394,11 @@ def load_ipython_extension(shell: Any) -> None:
             with log.open("a") as file:
                 file.write(json.dumps(failure) + "\n")
 
+    def ask_exit() -> None:
+        # The kernel would end, and be found dead before what it has said of the cell is read.
+        raise SystemExit("exit or quit")
+
+    shell.ask_exit = ask_exit
     threading.Thread.start = start_in_cell  # type: ignore[method-assign]
     threading.excepthook = keep
     shell.events.register("pre_run_cell", begin)
@@ -419,8 +424,6 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
                 if output.output_type == "error" and output.ename == "SystemExit":
                     # papermill takes SystemExit 0 for the end of a notebook that passed
                     output.evalue = f"{output.evalue}: a cell must not end the notebook".removeprefix(": ")
-            if any(part.get("source") == "ask_exit" for part in execute_reply["content"].get("payload", [])):
-                _mark(cell, "SystemExit", "exit or quit: a cell must not end the notebook")
             _mark_threads(log, cells)
             if any(output.output_type == "error" for one in _code(cells) for output in one.outputs):
                 raise CellExecutionError("", "", "")

@@ -280,6 +280,21 @@ def test_a_comparison_is_kept_as_numbers_words_and_a_figure(tmp_path):
         assert all(cell.strip(" |") for cell in row)
 
 
+@pytest.mark.parametrize(("workers", "status"), [(0, 0), (9, 1)])
+def test_the_command_prints_the_table_keeps_it_and_ends_with_1_if_a_law_is_broken(
+    workers, status, tmp_path, monkeypatch
+):
+    """Words or one JSON object on standard output, the law on standard error, four files in the folder."""
+    found = compared(pretended("callback"), pretended("counter", workers))
+    monkeypatch.setattr(comparison, "compare", lambda *_: found)
+    for shown, option in ((showing.text(found), []), (json.dumps(found.to_dict()), ["--json"])):
+        out = tmp_path / str(len(option))
+        ran = CliRunner().invoke(cli.app, ["compare", *option, "--engine", "simulated", "--out", str(out)])
+        assert (ran.exit_code, len(list(out.iterdir()))) == (status, 4)
+        assert ran.stdout.startswith(shown)
+        assert ("limits" in ran.stderr) is (status == 1)
+
+
 def test_the_page_has_the_table_that_the_command_makes():
     """docs/patterns.md has a row for each pattern, with the columns that a comparison has."""
     made = MADE.search(PAGE.read_text()).group().splitlines()

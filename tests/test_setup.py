@@ -464,6 +464,16 @@ def test_workflow_audits_what_is_installed() -> None:
     assert audit.split()[-1] == listed.split()[-1]
 
 
+def test_workflow_measures_what_the_tests_reach() -> None:
+    """Every week, by the command that fails below the limit."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    job = workflow["jobs"]["covered"]
+    assert "github.event_name == 'schedule'" == job["if"]
+    assert ".venv/bin/python -m tests.covered" == job["steps"][-1]["run"]
+    limit = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]["report"]["fail_under"]
+    assert 95 == limit
+
+
 @pytest.mark.parametrize("name", ["lab", ".ci/run"])
 def test_scripts_are_executable(name: str) -> None:
     """A fresh clone runs without a chmod."""
