@@ -6,12 +6,17 @@ import uuid
 from dataclasses import fields, replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import simpy
 from botocore.exceptions import ClientError
-from test_workflows import deploy, items, logged, until
+from hypothesis import given
+from hypothesis import strategies as st
+from test_workflows import deploy, items, logged
 
-from helpers import Experiment, checks, live
+from helpers import Experiment, checks, exponential, live, metrics
 from helpers.cost import Prices
+from helpers.drills import until
 from helpers.patterns import activity, counter, pipes, semaphore
 from helpers.stack import INFRA
 from tests.faults.trial import everything
@@ -75,12 +80,31 @@ def test_planned_use_is_counted_by_hand():
     assert semaphore.usage(plain)["dynamodb_write"] == 2 * 100
 
 
-def test_who_waits_longer_tries_more_often():
-    """A place that is free takes one try; after that tries grow with the time, by 4 s at most each."""
-    tried = [semaphore.tries(seconds / 10) for seconds in range(1000)]
-    assert tried[0] == 1
-    assert tried == sorted(tried)
-    assert tried[-1] - tried[-401] == 10
+@given(
+    st.integers(1, 60), st.integers(2, 12), st.sampled_from([0.5, exponential(2.0)]), st.integers(0, 2**32)
+)
+def test_a_simulated_semaphore_is_executions_that_ask_until_a_place_is_free(items, places, seconds, seed):
+    """Against SimPy, event by event: the same end and the same number of tries, and no less than the work."""
+    work = Experiment(items, siphon_share=1.0, limited_seconds=seconds, worker_concurrency=places, seed=seed)
+    environment, random = simpy.Environment(), np.random.default_rng([seed, 3])
+    held, tries = set(), []
+
+    def execution(item, task_seconds):
+        pause = 1.0
+        tries.append(item)
+        while len(held) == places:
+            yield environment.timeout(random.uniform(0, pause))
+            pause = min(1.5 * pause, 8.0)
+            tries.append(item)
+        held.add(item)
+        yield environment.timeout(task_seconds)
+        held.remove(item)
+
+    for item, task_seconds in enumerate(work.plan()["task_seconds"]):
+        environment.process(execution(item, task_seconds))
+    environment.run()
+    assert semaphore.simulated(work, draw=3) == (pytest.approx(environment.now), len(tries))
+    assert environment.now >= metrics.ideal_makespan(work) * (1 - 1e-9)
 
 
 def test_a_holder_that_dies_gives_its_place_back(engine):
@@ -89,13 +113,14 @@ def test_a_holder_that_dies_gives_its_place_back(engine):
         sfn, name = engine.client("stepfunctions"), uuid.uuid4().hex
         (long,), (short,) = items(1, task_seconds=60), items(1, task_seconds=0)
         held = deployed.start({"item": long}, name=name)
-        until(lambda: semaphore.holders(deployed) == {name})
+        until(lambda: semaphore.holders(deployed) == {name}, "the lock taken")
         waits = deployed.start({"item": short})
         until(
             lambda: (
                 "TaskFailed"
                 in json.dumps(sfn.get_execution_history(executionArn=waits)["events"], default=str)
-            )
+            ),
+            "a refused lock",
         )
         assert semaphore.holders(deployed) == {name}
         sfn.stop_execution(executionArn=held)
@@ -107,9 +132,11 @@ def test_a_message_that_comes_twice_counts_once(engine):
     """Of two messages of one item the first counts; the second is done in vain, and deleted."""
     with deploy(engine, "counter") as deployed:
         live.send(deployed, items(1, task_seconds=0))
-        until(lambda: counter.counted(deployed) == 1)
+        until(lambda: counter.counted(deployed) == 1, "the count")
         live.send(deployed, items(1, task_seconds=0))
-        until(lambda: len(logged(deployed, "WorkerLogGroup")[1]) == 2 and live.depth(deployed) == 0)
+        until(
+            lambda: len(logged(deployed, "WorkerLogGroup")[1]) == 2 and live.depth(deployed) == 0, "both ends"
+        )
         _, ends = logged(deployed, "WorkerLogGroup")
         assert [end["outcome"] for end in ends] == ["succeeded", "late"]
         assert counter.counted(deployed) == 1

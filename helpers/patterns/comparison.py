@@ -235,6 +235,8 @@ def _probe(experiment: Experiment) -> Experiment:
 def _predicted(pattern: Pattern, experiment: Experiment, engine: Engine) -> dict[str, Any]:
     """The makespan before it is measured: by simulation where that can be, else from a small run."""
     quotas = QUOTAS.get(engine.name)
+    if pattern.makespan:
+        return {"predicted": pattern.makespan(experiment), "predicted_by": "simulator"}
     if pattern.simulated and quotas:
         simulated = simulate(pattern.simulated(experiment), quotas)
         return {"predicted": float(simulated.items["returned"].max()), "predicted_by": "simulator"}

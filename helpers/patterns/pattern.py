@@ -26,6 +26,7 @@ class Pattern:
     machine: the output that names its state machine, where its folder has more than one.
     batch: how many items one call of a worker does, for that experiment.
     simulated: what `simulate` runs in its place, None where the simulator does not model it.
+    makespan: its makespan (s) by a simulation of its own, None where it has none.
     """
 
     name: str
@@ -37,3 +38,4 @@ class Pattern:
     machine: str = "StateMachineArn"
     batch: Callable[[Experiment], int] = _singly
     simulated: Callable[[Experiment], Experiment] | None = None
+    makespan: Callable[[Experiment], float] | None = None

@@ -12,8 +12,11 @@ import math
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count
+from heapq import heappop, heappush
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from helpers import budget, live, stack
 from helpers.engines.base import Engine
@@ -27,7 +30,9 @@ CALLERS = 8
 STATES = 3
 """Acquire, Work and Release."""
 RETRY_SECONDS, RETRY_BACKOFF, RETRY_MOST_SECONDS = 1.0, 1.5, 8.0
-"""Between two tries for a place at most, as the Retry of Acquire has it; with full jitter half on average."""
+"""Between two tries for a place at most, as the Retry of Acquire has it, with full jitter."""
+DRAWS = 9
+"""Simulated runs of which the median predicts: who comes next is left to chance."""
 HOLDER_BYTES = 20
 """What an execution's name takes in the set."""
 WRITE_BYTES = 1024
@@ -86,34 +91,49 @@ def holders(deployed: stack.Stack) -> set[str]:
     return set(found.get("Item", {}).get("holders", {"SS": []})["SS"])
 
 
-def tries(seconds: float) -> int:
-    """How often one tries on average who has to wait so long for a place, the first time included."""
-    waited = 0.0
-    for number in count(1):
-        waited += min(RETRY_SECONDS * RETRY_BACKOFF ** min(number - 1, 50), RETRY_MOST_SECONDS) / 2
-        if waited > seconds:
-            return number + (seconds > 0)
-    raise AssertionError
+def simulated(experiment: Experiment, draw: int = 0) -> tuple[float, int]:
+    """A run in which nothing but tasks and waiting takes time: its makespan (s), and its tries for a place.
+
+    draw: number of the run; who comes next is drawn anew in each. A failed attempt is tried again at once.
+    """
+    random = np.random.default_rng([experiment.seed, draw])
+    plan, free = experiment.plan(), experiment.worker_concurrency
+    work = (plan["task_seconds"] * _attempts(plan)).to_list()
+    # When, whether it is a try rather than an end, whose, and after how many tries.
+    coming = [(0.0, True, item, 0) for item in range(experiment.items)]
+    tries, now = 0, 0.0
+    while coming:
+        now, asks, item, refused = heappop(coming)
+        tries += asks
+        if not asks:
+            free += 1
+        elif free:
+            free -= 1
+            heappush(coming, (now + work[item], False, item, 0))
+        else:
+            most = min(RETRY_SECONDS * RETRY_BACKOFF ** min(refused, 50), RETRY_MOST_SECONDS)
+            heappush(coming, (now + random.uniform(0, most), True, item, refused + 1))
+    return now, tries
+
+
+def makespan(experiment: Experiment) -> float:
+    """The median makespan (s) of so many simulated runs."""
+    return float(np.median([simulated(experiment, draw)[0] for draw in range(DRAWS)]))
+
+
+def _attempts(plan: pd.DataFrame) -> pd.Series[int]:
+    return (plan["failures"] + 1).clip(upper=DIRECT_ATTEMPTS)
 
 
 def usage(experiment: Experiment) -> dict[str, float]:
-    """Transitions, writes and invocations, the tries of those who wait included, for a place in order.
-
-    An item waits as long as those before it take, `worker_concurrency` at once: an assumption, as are the
-    means of their service times.
-    """
-    plan, places = experiment.plan(), experiment.worker_concurrency
-    attempts = (plan["failures"] + 1).clip(upper=DIRECT_ATTEMPTS)
-    mean = float((plan["task_seconds"] * attempts).mean())
-    acquired = sum(
-        tries(wave * mean) * min(places, experiment.items - wave * places)
-        for wave in range(math.ceil(experiment.items / places))
-    )
+    """Transitions, writes and invocations of a simulated run, the tries of those who wait included."""
+    attempts, places = _attempts(experiment.plan()), experiment.worker_concurrency
+    _, tries = simulated(experiment)
     writes = math.ceil(places * HOLDER_BYTES / WRITE_BYTES)
     retried = int((attempts - 1).sum())
     return {
-        "transition": (STATES - 1) * experiment.items + retried + acquired,
-        "dynamodb_write": writes * (acquired + experiment.items),
+        "transition": (STATES - 1) * experiment.items + retried + tries,
+        "dynamodb_write": writes * (tries + experiment.items),
     } | invocations(experiment, int(attempts.sum()))
 
 
@@ -124,4 +144,5 @@ PATTERN = Pattern(
     run,
     usage,
     needs=("dynamodb.set_of_holders", "eventbridge.execution_status_starts_machine"),
+    makespan=makespan,
 )
