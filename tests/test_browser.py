@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +20,11 @@ import nbformat
 import psutil
 import pytest
 from browsing import GIVE_UP_SECONDS, visit
+from colours import luminance
 from processes import gone
 
 from helpers import notebooks, stack
+from helpers.drills import until
 from helpers.engines import local
 
 pytestmark = pytest.mark.timeout(2 * GIVE_UP_SECONDS)
@@ -34,13 +35,6 @@ PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 VIEW = {"viewport": {"width": 1280, "height": 960}}
 CONTRAST = 4.5
 """The least ratio of luminances at which text is legible, by WCAG 2.2, 1.4.3."""
-
-
-def until(condition: Callable[[], object]) -> None:
-    give_up = time.monotonic() + GIVE_UP_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up, f"waited for {GIVE_UP_SECONDS} s in vain"
-        time.sleep(0.1)
 
 
 def picture(page, name: str) -> None:
@@ -77,8 +71,6 @@ class Opened:
             stderr=subprocess.STDOUT,
             env=own,
             cwd=ROOT,
-            # As in a terminal: what was started in the background may have left it ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     @property
@@ -88,7 +80,7 @@ class Opened:
     def url(self) -> str:
         """Where it tells that it is, with its token; without what was open before."""
         found = re.compile(r"http://127\.0\.0\.1:\d+/lab\?token=\w+")
-        until(lambda: found.search(self.said) or self.process.poll() is not None)
+        until(lambda: found.search(self.said) or self.process.poll() is not None, "its address")
         told = found.search(self.said)
         assert told, self.said
         return f"{told[0]}&reset"
@@ -203,13 +195,7 @@ def contrast(text) -> float:
     front, *layers = [[*map(float, re.findall(r"[\d.]+", colour)), 1.0][:4] for colour in found]
     behind = next(layer for layer in layers if layer[3] == 1)
     front = [front[3] * own + (1 - front[3]) * under for own, under in zip(front, behind, strict=True)]
-
-    def luminance(colour: list[float]) -> float:
-        shares = [value / 255 for value in colour[:3]]
-        red, green, blue = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in shares]
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    darker, lighter = sorted(map(luminance, (front, behind)))
+    darker, lighter = sorted(luminance([part / 255 for part in colour[:3]]) for colour in (front, behind))
     return (lighter + 0.05) / (darker + 0.05)
 
 

@@ -8,7 +8,6 @@ import sys
 import time
 import uuid
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from machines import ROLE, callback, distributed, ended, machine
 
+from helpers.drills import until
 from helpers.engines import connect, embedded, local
 
 sys.path.append(embedded.Server.program)  # whose modules are found where they lie
@@ -46,14 +46,6 @@ def log_lines(engine, name: str) -> list[str]:
         return [event["message"] for page in found for event in page["events"]]
     except logs.exceptions.ResourceNotFoundException:  # its first invocation makes the group
         return []
-
-
-def eventually(what: Callable[[], object], seconds: float = 30) -> None:
-    """Wait until it is so."""
-    give_up = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < give_up, f"not so after {seconds} s"
-        time.sleep(0.05)
 
 
 def queue(engine, **attributes: object) -> tuple[str, str]:
@@ -186,8 +178,8 @@ def test_throttled_messages_use_up_their_receives(engine):
     engine.client("lambda").put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
     send(engine, url, 6)
     mapping(engine, name, arn)
-    eventually(lambda: count(engine, url, "NotVisible") == 6)
-    eventually(lambda: count(engine, dead_url) == 6)
+    until(lambda: count(engine, url, "NotVisible") == 6, "six in flight")
+    until(lambda: count(engine, dead_url) == 6, "six dead letters")
     assert not count(engine, url)
 
 
@@ -199,7 +191,7 @@ def test_a_throttled_batch_is_tried_again(engine):
     engine.client("lambda").put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
     send(engine, url, 3)
     mapping(engine, name, arn)
-    eventually(lambda: len(batches(engine, name)) == 3)
+    until(lambda: len(batches(engine, name)) == 3, "three batches")
     found = batches(engine, name)
     assert [batch["received"] for batch in found] == [["1"]] * 3
     assert at_once(found) == 1
@@ -221,18 +213,18 @@ def test_maximum_concurrency_changes_at_run_time(engine, tmp_path):
     for path in paths:
         engine.client("sqs").send_message(QueueUrl=url, MessageBody=str(path))
     uuid_ = mapping(engine, name, arn, concurrency=2)
-    eventually(lambda: count(engine, url, "NotVisible") == 2)
+    until(lambda: count(engine, url, "NotVisible") == 2, "two in flight")
     client.update_event_source_mapping(UUID=uuid_, ScalingConfig={"MaximumConcurrency": 5})
-    eventually(lambda: count(engine, url, "NotVisible") == 5)
+    until(lambda: count(engine, url, "NotVisible") == 5, "five in flight")
     client.update_event_source_mapping(UUID=uuid_, ScalingConfig={"MaximumConcurrency": 3})
     for path in paths[:5]:
         path.touch()
-    eventually(lambda: (count(engine, url), count(engine, url, "NotVisible")) == (12, 3))
+    until(lambda: (count(engine, url), count(engine, url, "NotVisible")) == (12, 3), "three in flight")
     time.sleep(0.5)  # time enough for a fourth
     assert count(engine, url, "NotVisible") == 3
     for path in paths[5:]:
         path.touch()
-    eventually(lambda: (count(engine, url), count(engine, url, "NotVisible")) == (0, 0))
+    until(lambda: (count(engine, url), count(engine, url, "NotVisible")) == (0, 0), "an empty queue")
 
 
 @pytest.mark.parametrize(("size", "window", "sent"), [(10, 3, 3), (2, 300, 2), (15, 300, 15)])
@@ -242,9 +234,9 @@ def test_a_batching_window_gathers_messages(engine, size, window, sent):
     name = function(engine, TELLS)
     mapping(engine, name, arn, BatchSize=size, MaximumBatchingWindowInSeconds=window)
     send(engine, url, 1)
-    eventually(lambda: count(engine, url, "NotVisible") == 1)
+    until(lambda: count(engine, url, "NotVisible") == 1, "one in flight")
     send(engine, url, sent - 1)
-    eventually(lambda: not count(engine, url) + count(engine, url, "NotVisible"))
+    until(lambda: not count(engine, url) + count(engine, url, "NotVisible"), "an empty queue")
     assert [sent] == [len(batch["received"]) for batch in batches(engine, name)]
 
 
@@ -274,7 +266,7 @@ def stack(engine, resources: dict, name: str = "") -> str:
         return name
     name = f"test-{uuid.uuid4().hex[:8]}"
     cfn.create_stack(StackName=name, TemplateBody=body)
-    eventually(lambda: not stack_status(engine, name).endswith("IN_PROGRESS"))
+    until(lambda: not stack_status(engine, name).endswith("IN_PROGRESS"), "the end of the change")
     return name
 
 
@@ -383,7 +375,7 @@ def test_workers_end_with_their_function(engine, tmp_path):
                 seconds = json.dumps(busy_seconds)
                 lambda_.invoke(FunctionName=name, InvocationType="Event", Payload=seconds)
     for notes, delete in functions.items():
-        eventually(lambda notes=notes: any(notes.iterdir()))
+        until(lambda notes=notes: any(notes.iterdir()), "the first note")
         delete()
     time.sleep(4)  # past the retries of asynchronous invocations, the second of which comes after 3 s
     assert [path for path in tmp_path.rglob("[0-9]*") if alive(int(path.name))] == []
@@ -412,7 +404,7 @@ def test_an_account_has_a_concurrency_limit_and_sigterm_leaves_no_worker(monkeyp
         client = engine.client("lambda")
         for name in (one, other):
             client.invoke(FunctionName=name, InvocationType="Event", Payload="200")
-        eventually(lambda: len(list(notes.iterdir())) == 2)
+        until(lambda: len(list(notes.iterdir())) == 2, "two notes")
         limit = client.get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
         impatient = engine._session.client("lambda", config=Config(retries={"total_max_attempts": 1}))
         with pytest.raises(impatient.exceptions.TooManyRequestsException) as refused:
@@ -422,7 +414,7 @@ def test_an_account_has_a_concurrency_limit_and_sigterm_leaves_no_worker(monkeyp
         states = distributed(callback(url, TimeoutSeconds=600), "Wait")
         states["Map"]["ItemProcessor"]["ProcessorConfig"] = {"Mode": "INLINE"}
         sfn.start_execution(stateMachineArn=machine(engine, states, "Map"), input='{"items": [1]}')
-        eventually(lambda: count(engine, url) == 1)
+        until(lambda: count(engine, url) == 1, "one message back")
         workers = [psutil.Process(int(path.name)) for path in notes.iterdir()]
         server = psutil.Process(engine._own.pid)
         children = server.children(recursive=True)
@@ -461,8 +453,8 @@ def test_an_answer_that_names_no_message_fails_its_batch(engine, answer, left):
     url, arn = queue(engine, VisibilityTimeout=3600)
     send(engine, url, 1)
     mapping(engine, name, arn, FunctionResponseTypes=["ReportBatchItemFailures"])
-    eventually(lambda: any("called" in line for line in log_lines(engine, name)))
-    eventually(lambda: count(engine, url) == 0 and count(engine, url, "NotVisible") == left)
+    until(lambda: any("called" in line for line in log_lines(engine, name)), "the call in the log")
+    until(lambda: count(engine, url) == 0 and count(engine, url, "NotVisible") == left, "what is left")
 
 
 PIPED = """
@@ -488,7 +480,7 @@ def test_a_pipe_hands_over_batches_and_keeps_what_failed(engine):
         SourceParameters={"SqsQueueParameters": {"BatchSize": 2}},
         Target=arn["Configuration"]["FunctionArn"],
     )
-    eventually(lambda: (count(engine, url), count(engine, url, "NotVisible")) == (0, 1))
+    until(lambda: (count(engine, url), count(engine, url, "NotVisible")) == (0, 1), "one in flight alone")
     bodies = [json.loads(line)["bodies"] for line in log_lines(engine, name) if line.startswith("{")]
     assert sorted(bodies) == [["0", "1"], ["2", "3"]]
     pipes.stop_pipe(Name=name)

@@ -15,8 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from machines import ended, machine, queue
 from ministack.services import sqs
-from test_embedded_functions import alive, eventually, function
+from test_embedded_functions import alive, function
 
+from helpers.drills import until
 from helpers.engines import embedded
 
 sys.path.append(embedded.Server.program)  # whose modules are found where they lie
@@ -242,10 +243,10 @@ def test_a_worker_that_dies_is_replaced(engine):
     assert call("die")[0] == "Unhandled"
     _, second = call(0)
     assert call(90)[1]["errorMessage"] == "Task timed out after 1.00 seconds"
-    eventually(lambda: not alive(second))
+    until(lambda: not alive(second), "the end of the second worker")
     _, third = call(0)
     os.kill(third, signal.SIGKILL)
-    eventually(lambda: not alive(third))
+    until(lambda: not alive(third), "the end of the third worker")
     error, fourth = call(0)
     assert error is None
     assert len({first, second, third, fourth}) == 4

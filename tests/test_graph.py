@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pygraphviz
 import pytest
+from colours import luminance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 from synthetic import make_trace
 from typer.testing import CliRunner
 
@@ -375,13 +377,7 @@ def test_the_numbers_are_those_of_the_observation():
 
 def test_text_is_legible_on_every_colour():
     """Black on each has a contrast of 7 at least (WCAG 2.2, AAA), and more of the time is always darker."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-    shades = [luminance(module._colour(share)) for share in np.linspace(0, 1, 51)]
+    shades = [luminance(to_rgb(module._colour(share))) for share in np.linspace(0, 1, 51)]
     assert min(shades) + 0.05 >= 7 * 0.05
     assert sorted(shades, reverse=True) == shades
     assert "bgcolor=white" in graph("combined").dot, "what is around it may be dark"

@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from colours import luminance
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 from nbclient import NotebookClient
@@ -337,14 +338,10 @@ def test_the_style_stays_inside(plot):
 
 def test_lines_differ_without_colour():
     """In grey, lines of one figure differ in style, and lanes differ in lightness too."""
-
-    def lightness(color):
-        return np.dot([0.2126, 0.7152, 0.0722], np.square(to_rgb(color)))
-
     ax = plots.timeline(run())
     drawn = [line(ax, label) for label in ("children", "direct invocations", "limited workers")]
     assert len(drawn) == len({dashes(one) for one in drawn})
-    dark, light = lightness(drawn[1].get_color()), lightness(drawn[2].get_color())
+    dark, light = (luminance(to_rgb(one.get_color())) for one in drawn[1:])
     assert light - dark > 0.2
 
 

@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+
+from helpers.drills import until
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ["sh", "cat", "cksum", "cp", "dirname", "mkdir", "mv", "readlink", "rm", "sleep"]
@@ -117,13 +117,6 @@ def ready(clone: Clone) -> Clone:
     return clone
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited for 60 s in vain"
-        time.sleep(0.02)
-
-
 def test_first_call_makes_the_environment_and_runs_the_command(clone: Clone, tmp_path: Path) -> None:
     """From any folder: arguments and folder reach the command, and stdout is the command's alone."""
     clone.has("python3", "3.12")
@@ -213,7 +206,7 @@ def test_two_first_calls_at_once_install_once(clone: Clone) -> None:
     clone.has("python3", "3.12")
     clone.gate.rmdir()
     first = clone.start("first")
-    until(lambda: clone.calls("pip install"))
+    until(lambda: clone.calls("pip install"), "the installer")
     second = clone.start("second")
     assert second.stderr
     assert "waiting" in second.stderr.readline()
@@ -228,7 +221,7 @@ def test_killed_call_does_not_block_the_next(clone: Clone) -> None:
     clone.has("python3", "3.12")
     clone.gate.rmdir()
     killed = clone.start()
-    until(lambda: clone.calls("pip install"))
+    until(lambda: clone.calls("pip install"), "the installer")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not clone.stamp.exists()

@@ -10,19 +10,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from helpers import drills, live, metrics, stack
+from helpers.drills import until
 from helpers.live import depth
 from tests.faults.trial import everything
-
-PATIENCE_SECONDS = 60
-
-
-def until(happened):
-    """What `happened` returns, as soon as that is something."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not (found := happened()):
-        assert time.monotonic() < give_up, "this should have happened by now"
-        time.sleep(0.05)
-    return found
 
 
 def ended(deployed, arn):
@@ -32,7 +22,7 @@ def ended(deployed, arn):
         execution = deployed.engine.client("stepfunctions").describe_execution(executionArn=arn)
         return execution if execution["status"] != "RUNNING" else None
 
-    return until(look)
+    return until(look, "the end of the execution")
 
 
 def results(deployed, data, machine):
@@ -97,7 +87,10 @@ def fired(engine):
         work[0]["failures"] = 99
         work[1]["failures"] = 1
         execution = ended(deployed, deployed.start({"items": work}))
-        until(lambda: depth(deployed, "QueueUrl") == 0 and len(logged(deployed, "WorkerLogGroup")[1]) == 11)
+        until(
+            lambda: depth(deployed, "QueueUrl") == 0 and len(logged(deployed, "WorkerLogGroup")[1]) == 11,
+            "eleven ends",
+        )
         yield deployed, execution
 
 
@@ -204,7 +197,7 @@ def test_the_worker_answers_and_rejects(engine):
         good = deployed.start({"item": {"item": 1, "task_seconds": 0.05}})
         bad = deployed.start({"item": {"item": 2, "task_seconds": 0.05, "bad": True}})
         answered, rejected = (json.loads(ended(deployed, arn)["output"]) for arn in (good, bad))
-        until(lambda: depth(deployed, "QueueUrl") == 0)
+        until(lambda: depth(deployed, "QueueUrl") == 0, "an empty queue")
         assert depth(deployed, "DeadLetterQueueUrl") == 0
     assert (answered["outcome"], answered["item"]) == ("answered", 1)
     assert (rejected["outcome"], rejected["item"]) == ("rejected", 2)
@@ -228,9 +221,10 @@ def test_a_dead_letter_is_told_by_name(engine):
     with deploy(engine, "task_token", values) as deployed:
         told = json.loads(ended(deployed, deployed.start({"item": hopeless}))["output"])
         (line,) = until(
-            lambda: [text for text in log(deployed, "DeadLettersLogGroup") if text.startswith("{")]
+            lambda: [text for text in log(deployed, "DeadLettersLogGroup") if text.startswith("{")],
+            "a line of the dead letters' consumer",
         )
-        until(lambda: depth(deployed, "DeadLetterQueueUrl") == 0)
+        until(lambda: depth(deployed, "DeadLetterQueueUrl") == 0, "no dead letter")
     assert (told["outcome"], told["item"], told["error"]["Error"]) == ("dead_lettered", 3, "DeadLettered")
     assert "item 3" in told["error"]["Cause"]
     expected = {"dead_letter": {"item": hopeless, "received": 3, "outcome": "told"}}
@@ -242,7 +236,10 @@ def test_a_dead_letter_lies_where_nobody_takes_it(engine):
     values = {"MaxReceiveCount": 1, "RedeliverySeconds": 0}
     with deploy(engine, "task_token", values) as deployed:
         arn = deployed.start({"item": {"item": 0, "task_seconds": 0, "failures": 99}})
-        until(lambda: depth(deployed, "DeadLetterQueueUrl") == 1 and depth(deployed, "QueueUrl") == 0)
+        until(
+            lambda: depth(deployed, "DeadLetterQueueUrl") == 1 and depth(deployed, "QueueUrl") == 0,
+            "the dead letter",
+        )
         execution = engine.client("stepfunctions").describe_execution(executionArn=arn)
     assert execution["status"] == "RUNNING"
 
@@ -260,7 +257,7 @@ def take(deployed, *items):
             taken[body["item"]["item"]] = body["token"]
         return taken.keys() >= set(items)
 
-    until(look)
+    until(look, "all messages")
     return taken
 
 

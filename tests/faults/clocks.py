@@ -7,8 +7,9 @@ import subprocess
 from dataclasses import replace
 
 from helpers import Trace, checks
+from helpers.drills import until
 from tests.faults.runner import FEW, FLEET
-from tests.faults.trial import Damage, Place, counted, damage, ended, fault, until
+from tests.faults.trial import Damage, Place, counted, damage, ended, fault
 
 HOUR_SECONDS = 3600
 STEPS = {"forward": HOUR_SECONDS, "back": -HOUR_SECONDS}

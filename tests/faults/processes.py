@@ -12,6 +12,7 @@ import nbformat
 import psutil
 
 from helpers import Trace, checks, connect
+from helpers.drills import until
 from helpers.engines.embedded import Server
 from helpers.fleet import PROGRAM
 from tests.faults.runner import FEW, FLEET, RUN, kept_of
@@ -26,7 +27,6 @@ from tests.faults.trial import (
     ended,
     failed,
     fault,
-    until,
 )
 
 SOON_BACK = {"function_timeout_seconds": 1, "visibility_timeout_seconds": 3, "max_receive_count": 20}

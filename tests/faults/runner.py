@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 
 from helpers import Experiment, Trace, checks, connect, stack
+from helpers.drills import until
 from tests.faults.trial import (
     SMALL,
     Damage,
@@ -18,7 +19,6 @@ from tests.faults.trial import (
     failed,
     fault,
     said,
-    until,
 )
 
 FEW = Experiment(

@@ -6,9 +6,10 @@ import signal
 from dataclasses import replace
 
 from helpers import Trace, checks
+from helpers.drills import until
 from helpers.engines.embedded import Server
 from helpers.sweep import Sweep, grid
-from tests.faults.trial import SMALL, Damage, Place, damage, ended, failed, fault, until
+from tests.faults.trial import SMALL, Damage, Place, damage, ended, failed, fault
 
 WHOLE = Sweep(grid(replace(SMALL, cold_start=False), {"worker_concurrency": [2, 4, 6]}), 2)
 SWEEP = f"""

@@ -217,14 +217,6 @@ def everything(engine: Engine) -> set[str]:
     return names
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until the condition holds; an AssertionError says what did not come true."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up, f"{what}: not within {PATIENCE_SECONDS} s"
-        time.sleep(0.05)
-
-
 def said(process: subprocess.Popen[str]) -> str:
     """The line that a process says next; an AssertionError gives its errors when it ends instead."""
     assert process.stdout
