@@ -272,14 +272,16 @@ def main() -> None:
     try:
         app(prog_name="lab")
     except (LabError, ClientError, BotoCoreError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        told = str(error)
     except OSError as error:
         if error.filename is None:  # no file that somebody named
             raise
         told = f"{error.filename}: cannot be used ({error.strerror}); choose another path"
-        typer.echo(f"error: {told}", err=True)
-        sys.exit(2)
+    else:
+        return
+    # One line, though what somebody named may have several.
+    typer.echo("error: " + told.replace("\n", "\\n"), err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def lab(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         (["predict", "--items", "5", "--quota", "mapping_limit=2"], "mapping_limit=2"),
         (["predict", "--items", "5", "--repetitions", "0"], "repetitions=0"),
         (["predict", "--items", "5", "--service-times", "/nowhere.parquet"], "/nowhere.parquet"),
+        (["predict", "--items", "5", "--service-times", "/no\nwhere.parquet"], "/no\\nwhere.parquet"),
         (["tune", "--items", "5", "--objective", "speed"], "objective='speed'"),
         (["tune", "--items", "5", "--objective", "usd", "--under", "usd<2 and usd>3"], "contradict"),
         (["tune", "--items", "5", "--objective", "usd", "--under", "colour<2"], "'colour'"),
@@ -89,6 +90,7 @@ def test_bad_input_is_refused_in_one_sentence(arguments, told, tmp_path, monkeyp
     printed = capsys.readouterr()
     assert ended.value.code == 2
     assert told in printed.err
+    assert "\n" not in printed.err.rstrip("\n").partition("error: ")[2]
     assert printed.out == ""
     assert not (tmp_path / "out").exists()
 
