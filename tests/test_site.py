@@ -474,7 +474,7 @@ def test_a_phone_has_the_contents_behind_a_button(browser: Any, folder: Path) ->
 
 
 def test_the_switch_between_dark_and_light_is_remembered(browser: Any, folder: Path) -> None:
-    """A choice outlives the page, and outweighs the system's."""
+    """A choice outlives the page, outweighs the system's, and is that of all pages that are open."""
     with visit(browser, (folder / "index.html").as_uri(), color_scheme="light") as page:
         ground = "getComputedStyle(document.body).backgroundColor"
         light = page.evaluate(ground)
@@ -483,9 +483,14 @@ def test_the_switch_between_dark_and_light_is_remembered(browser: Any, folder: P
         assert light != dark
         page.click("a[rel=next]")
         page.wait_for_url("**/00_start_here.html")
-        assert dark == page.evaluate(ground)
+        page.wait_for_function(f"{ground} === '{dark}'")
+        other = page.context.new_page()
+        other.goto((folder / "index.html").as_uri())
+        assert dark == other.evaluate(ground)
         page.click("text=Light")
         assert light == page.evaluate(ground)
+        other.wait_for_function(f"{ground} === '{light}'")
+        assert "Dark" == other.inner_text("#theme")
 
 
 def test_the_keyboard_suffices(browser: Any, folder: Path) -> None:

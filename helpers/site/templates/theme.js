@@ -5,13 +5,15 @@ const kept = {
   set(theme) { try { localStorage.setItem("theme", theme); } catch { /* a disk without a store */ } },
 };
 const dark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-if (["dark", "light"].includes(kept.get())) root.dataset.theme = kept.get();
+const adopt = () => { if (["dark", "light"].includes(kept.get())) root.dataset.theme = kept.get(); };
+adopt();
 addEventListener("DOMContentLoaded", () => {
   const button = document.getElementById("theme");
   const show = () => { button.textContent = dark() ? "Light" : "Dark"; };
   button.hidden = false;
   show();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
+  addEventListener("storage", () => { adopt(); show(); }); // chosen on another page
   button.addEventListener("click", () => {
     root.dataset.theme = dark() ? "light" : "dark";
     kept.set(root.dataset.theme);
