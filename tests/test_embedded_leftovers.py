@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from helpers import live, stack
+from helpers.drills import until
 from helpers.engines import embedded
 from helpers.experiment import Experiment
 
@@ -77,6 +78,8 @@ def test_an_execution_that_runs_outlives_its_deleted_stack(engine):
     cloudformation.get_waiter("stack_create_complete").wait(**waiter)
     [described] = cloudformation.describe_stacks(StackName="outlived")["Stacks"]
     arn = client.start_execution(stateMachineArn=described["Outputs"][0]["OutputValue"])["executionArn"]
+    # ministack looks for the state machine a moment after it has answered.
+    until(lambda: len(client.get_execution_history(executionArn=arn)["events"]) > 1, "the state's beginning")
     cloudformation.delete_stack(StackName="outlived")
     cloudformation.get_waiter("stack_delete_complete").wait(**waiter)
     assert told(engine, arn) == "RUNNING"
