@@ -10,7 +10,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
@@ -272,14 +272,15 @@ def main() -> None:
     try:
         app(prog_name="lab")
     except (LabError, ClientError, BotoCoreError) as error:
-        told = str(error)
+        _refuse(str(error))
     except OSError as error:
         if error.filename is None:  # no file that somebody named
             raise
-        told = f"{error.filename}: cannot be used ({error.strerror}); choose another path"
-    else:
-        return
-    # One line, though what somebody named may have several.
+        _refuse(f"{error.filename}: cannot be used ({error.strerror}); choose another path")
+
+
+def _refuse(told: str) -> NoReturn:
+    """End with 2 and one line on standard error, though what somebody named may have several."""
     typer.echo("error: " + told.replace("\n", "\\n"), err=True)
     sys.exit(2)
 

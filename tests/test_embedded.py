@@ -17,6 +17,7 @@ import pytest
 from machines import ROLE
 from processes import gone
 
+from helpers.drills import until
 from helpers.engines import connect, embedded, local
 from helpers.errors import EngineError
 
@@ -91,11 +92,10 @@ def test_an_engine_that_was_killed_leaves_nothing_once_closed():
         )
         own.client("lambda").invoke(FunctionName="busy", InvocationType="Event")
         server = psutil.Process(own._own.pid)
-        give_up = time.monotonic() + 30
         # A worker is forked by a child of the server.
-        while not (workers := list({*server.children(recursive=True)} - {*server.children()})):
-            assert time.monotonic() < give_up
-            time.sleep(0.05)
+        workers = until(
+            lambda: list({*server.children(recursive=True)} - {*server.children()}), "a worker", 30
+        )
         time.sleep(1)  # until the worker is in its handler
         server.kill()
     assert not psutil.wait_procs(workers, timeout=10)[1]
@@ -122,10 +122,7 @@ def test_no_orphan_is_left_when_the_parent_ends(ending):
     parent.wait()
     parent.stdout.close()
     assert gone(int(pid))
-    give_up = time.monotonic() + 10
-    while Path(folder).exists() and time.monotonic() < give_up:
-        time.sleep(0.05)
-    assert not Path(folder).exists()
+    until(lambda: not Path(folder).exists(), "the end of its folder", 10)
 
 
 def test_a_port_in_use_is_named():

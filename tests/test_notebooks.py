@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from helpers import notebooks
 from helpers.checks import LawBroken
+from helpers.drills import until
 from helpers.errors import NotebookError
 from helpers.notebooks import execute, parameters_of, reading, resolve, run
 
@@ -414,10 +414,7 @@ def test_interrupt_keeps_what_was_executed_and_stops_the_kernel(tmp_path: Path) 
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "begun").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until((tmp_path / "begun").exists, "the cell's beginning", 60)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert "interrupted []\n" == out

@@ -27,7 +27,6 @@ import yaml
 
 from helpers import cli, notebooks, stack, sweep
 from helpers.commands import keeping
-from helpers.drills import until
 from helpers.engines import connect, local, localstack
 from helpers.engines.embedded import Server
 from helpers.errors import EngineError, LabError, SweepError
@@ -263,11 +262,11 @@ def test_jupyter_wants_its_token(monkeypatch, tmp_path):
         )
     try:
         give_up = time.monotonic() + 60
-        while not (found := re.search(rf"http://127\.0\.0\.1:{port}/lab\?token=(\w+)", log.read_text())):
+        address = re.compile(rf"http://127\.0\.0\.1:{port}/lab\?token=(\w+)")
+        while not ((found := address.search(log.read_text())) and listening(psutil.Process(process.pid))):
             assert time.monotonic() < give_up, log.read_text()
             assert process.poll() is None, log.read_text()
             time.sleep(0.1)
-        until(lambda: listening(psutil.Process(process.pid)), "a server that listens")
         url = f"http://127.0.0.1:{port}/api/contents"
         with pytest.raises(urllib.error.HTTPError) as refused:
             local.DIRECT.open(url, timeout=30)

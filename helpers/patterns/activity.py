@@ -11,7 +11,7 @@ from dataclasses import replace
 from helpers import live, stack
 from helpers.engines.base import Engine
 from helpers.experiment import DIRECT_ATTEMPTS, Experiment
-from helpers.patterns.maps import files
+from helpers.patterns.maps import attempts, files
 from helpers.patterns.pattern import Pattern
 from helpers.trace import Trace
 
@@ -36,7 +36,7 @@ def run(engine: Engine, experiment: Experiment) -> Trace:
 
 def usage(experiment: Experiment) -> dict[str, float]:
     """State transitions, planned retries included, and files in S3. The workers' machines are not in it."""
-    tries = (experiment.plan()["failures"] + 1).clip(upper=DIRECT_ATTEMPTS)
+    tries = attempts(experiment.plan(), DIRECT_ATTEMPTS)
     return {
         "transition": PARENT_TRANSITIONS + (CHILD_TRANSITIONS - 1) * experiment.items + int(tries.sum()),
     } | files()

@@ -19,7 +19,7 @@ from helpers.engines.base import Engine
 from helpers.errors import StackError
 from helpers.experiment import Experiment
 from helpers.metrics import ideal_makespan
-from helpers.patterns.maps import invocations
+from helpers.patterns.maps import attempts, invocations
 from helpers.patterns.pattern import Pattern
 from helpers.trace import Trace
 
@@ -124,7 +124,7 @@ def usage(experiment: Experiment) -> dict[str, float]:
 
     Looks at the count are not in it, as looks at a queue's depth are not elsewhere.
     """
-    tries = (experiment.plan()["failures"] + 1).clip(upper=experiment.max_receive_count)
+    tries = attempts(experiment.plan(), experiment.max_receive_count)
     deliveries, failed = int(tries.sum()), int((tries - 1).sum())
     empty = MAPPING_POLLERS * math.ceil(ideal_makespan(experiment) / LONG_POLL_SECONDS)
     calls = math.ceil(deliveries / experiment.batch_size)

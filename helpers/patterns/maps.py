@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import pandas as pd
+
 from helpers import cost, live, stack
 from helpers.engines.base import Engine
 from helpers.errors import StackError
@@ -76,6 +78,11 @@ def usage(experiment: Experiment, states: int, batch: int = 1) -> dict[str, floa
 def files() -> dict[str, float]:
     """What a Map's items and results use in S3: each file is written once and read once."""
     return dict.fromkeys(("s3_put", "s3_get"), 1 + cost.RESULT_FILES)
+
+
+def attempts(plan: pd.DataFrame, most: int) -> pd.Series[int]:
+    """How often each item of a plan (`Experiment.plan`) is tried, so often at most."""
+    return (plan["failures"] + 1).clip(upper=most)
 
 
 def invocations(experiment: Experiment, calls: int) -> dict[str, float]:

@@ -16,12 +16,11 @@ from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from helpers import budget, live, stack
 from helpers.engines.base import Engine
 from helpers.experiment import DIRECT_ATTEMPTS, Experiment
-from helpers.patterns.maps import invocations
+from helpers.patterns.maps import attempts, invocations
 from helpers.patterns.pattern import Pattern
 from helpers.trace import Trace
 
@@ -98,7 +97,7 @@ def simulated(experiment: Experiment, draw: int = 0) -> tuple[float, int]:
     """
     random = np.random.default_rng([experiment.seed, draw])
     plan, free = experiment.plan(), experiment.worker_concurrency
-    work = (plan["task_seconds"] * _attempts(plan)).to_list()
+    work = (plan["task_seconds"] * attempts(plan, DIRECT_ATTEMPTS)).to_list()
     # When, whether it is a try rather than an end, whose, and after how many tries.
     coming = [(0.0, True, item, 0) for item in range(experiment.items)]
     tries, now = 0, 0.0
@@ -121,20 +120,16 @@ def makespan(experiment: Experiment) -> float:
     return float(np.median([simulated(experiment, draw)[0] for draw in range(DRAWS)]))
 
 
-def _attempts(plan: pd.DataFrame) -> pd.Series[int]:
-    return (plan["failures"] + 1).clip(upper=DIRECT_ATTEMPTS)
-
-
 def usage(experiment: Experiment) -> dict[str, float]:
     """Transitions, writes and invocations of a simulated run, the tries of those who wait included."""
-    attempts, places = _attempts(experiment.plan()), experiment.worker_concurrency
+    worked = attempts(experiment.plan(), DIRECT_ATTEMPTS)
     _, tries = simulated(experiment)
-    writes = math.ceil(places * HOLDER_BYTES / WRITE_BYTES)
-    retried = int((attempts - 1).sum())
+    writes = math.ceil(experiment.worker_concurrency * HOLDER_BYTES / WRITE_BYTES)
+    retried = int((worked - 1).sum())
     return {
         "transition": (STATES - 1) * experiment.items + retried + tries,
         "dynamodb_write": writes * (tries + experiment.items),
-    } | invocations(experiment, int(attempts.sum()))
+    } | invocations(experiment, int(worked.sum()))
 
 
 PATTERN = Pattern(
