@@ -49,6 +49,7 @@ def account(engine, tmp_path, monkeypatch) -> None:
     config.write_text("[profile other]\nregion = eu-west-1\n")
     for name, value in {
         "AWS_ENDPOINT_URL": engine.endpoint_url,
+        aws.CONFIRMED: engine.endpoint_url,
         "AWS_ACCESS_KEY_ID": "AKIAPLANTED",
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_SESSION_TOKEN": TOKEN,
@@ -151,7 +152,7 @@ def test_an_unknown_region(region):
 def test_a_wrong_region_or_no_network(monkeypatch):
     """Where nothing answers, network, proxy and region are named, within seconds."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    told = refusal(region="eu-west-1")
+    told = refusal(region="eu-west-1", endpoint="http://127.0.0.1:9")
     assert "no answer" in told
     assert "network" in told
     assert "eu-west-1" in told
@@ -487,7 +488,7 @@ def test_a_lost_network_ends_in_a_destroy_that_is_tried_and_told(monkeypatch, ca
     server = Server.start()
     try:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
-        account = connect("aws", budget_usd=1)
+        account = connect("aws", budget_usd=1, endpoint=server.endpoint_url)
 
         def lose(**_) -> None:
             server.stop()
@@ -499,7 +500,8 @@ def test_a_lost_network_ends_in_a_destroy_that_is_tried_and_told(monkeypatch, ca
         server.stop()
     told = capsys.readouterr().err
     assert re.search(r"stack (lab-combined-\w+): could not be destroyed", told)
-    assert re.search(r"`./lab destroy lab-combined-\w+ --engine aws --region us-east-1`", told)
+    where = f"--engine aws --endpoint {server.endpoint_url} --region us-east-1"
+    assert re.search(rf"`./lab destroy lab-combined-\w+ {where}`", told)
     assert "not all that was measured could be kept" in told
     (kept,) = tmp_path.glob("interrupted-*.parquet")
     assert set(Trace.load(kept).metrics["metric"]) >= {"itemCounts.succeeded"}

@@ -41,7 +41,12 @@ class Place:
         ),
     ] = None
     endpoint: Annotated[
-        str | None, typer.Option(help="The URL of an engine that runs already.", rich_help_panel=WHERE)
+        str | None,
+        typer.Option(
+            help="The URL of an engine that runs already; aws: of a configured endpoint that may get your "
+            "credentials.",
+            rich_help_panel=WHERE,
+        ),
     ] = None
     profile: Annotated[
         str | None, typer.Option(help="aws: a profile of ~/.aws/config.", rich_help_panel=WHERE)
@@ -80,13 +85,18 @@ class Place:
             budget.afford(what, usd, limit, limit)
 
     def connect(self) -> Engine:
-        """The engine; of an account it is asked whether it is the right one. Raises EngineError where not."""
+        """Connect to the engine; ask whether an account, and endpoints configured for it, are the right ones.
+
+        Raises:
+            EngineError: Nobody can be asked, or the answer is no.
+        """
         engine = connect(
             self.name,
             endpoint=self.endpoint,
             profile=self.profile,
             region=self.region,
             budget_usd=self.budget,
+            confirm=_confirm if self.paid and sys.stdin.isatty() else None,
         )
         if engine.budget_usd is not None and not self.yes:
             if not sys.stdin.isatty():
@@ -126,6 +136,12 @@ class Place:
             raise EngineError("no embedded engine is running; start one with `./lab engine start`")
         with self.connect() as engine:
             yield engine
+
+
+def _confirm(endpoints: str) -> bool:
+    """Show the endpoints configured in place of AWS's, and ask whether credentials may go there."""
+    typer.echo(f"not AWS's own endpoint: {endpoints}", err=True)
+    return typer.confirm("May your AWS credentials go there?", err=True)
 
 
 def _clear(engine: Engine, run: str) -> None:

@@ -1,8 +1,9 @@
 """A real AWS account: boto3's default credential chain, a budget, and CloudWatch's metrics.
 
 `connect("aws", profile=…, region=…, budget_usd=…)`. What is not given comes from the environment:
-AWS_PROFILE, AWS_REGION or AWS_DEFAULT_REGION, LAB_BUDGET_USD. boto3 honours AWS_ENDPOINT_URL, so that an
-emulator can stand in for the account.
+AWS_PROFILE, AWS_REGION or AWS_DEFAULT_REGION, LAB_BUDGET_USD. boto3 honours AWS_ENDPOINT_URL and its
+relatives, so that an emulator can stand in for the account; no credential is sent to such an endpoint before
+it is confirmed, see `Aws`.
 """
 
 from __future__ import annotations
@@ -11,21 +12,30 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import boto3
 import botocore.session
-from botocore import exceptions
+from botocore import UNSIGNED, exceptions
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from helpers import budget
 from helpers.engines.base import Engine
-from helpers.errors import BudgetError, EngineError
+from helpers.errors import BudgetError, EngineError, shown
 
 BUDGET = "LAB_BUDGET_USD"
 """The environment variable that names a budget."""
+CONFIRMED = "LAB_CONFIRMED_ENDPOINT"
+"""The environment variable that lists, between commas, the endpoints that may get the user's credentials."""
+SERVICES = (
+    *("cloudformation", "cloudwatch", "dynamodb", "events", "iam", "lambda", "logs", "pipes"),
+    *("resourcegroupstaggingapi", "s3", "sqs", "stepfunctions", "sts"),
+    *("signin", "sso", "sso-oidc"),  # with sts, the services from which boto3 fetches credentials
+)
+"""The services whose endpoints are checked when connecting; any other is checked with its first client."""
 # Adaptive: a client that is throttled slows all of its calls down; wide: one connection a concurrent caller.
 CLIENT_CONFIG = Config(
     retries={"mode": "adaptive", "max_attempts": 10},
@@ -67,6 +77,15 @@ class Aws(Engine):
     by all that shares its ledger (see `helpers.budget`); with 0 one can only look and remove. Prints account,
     identity and region on standard error. Raises EngineError, with the remedy, where there are no valid
     credentials, no such profile or region, or no answer, and BudgetError for a budget that is not one.
+
+    Configuration can send boto3's signed calls elsewhere than to AWS: AWS_ENDPOINT_URL,
+    AWS_ENDPOINT_URL_<SERVICE>, `endpoint_url` and `services` of a profile. An endpoint other than the one
+    that botocore resolves for the service without these is refused, before credentials are even looked up,
+    unless `endpoint` (or else LAB_CONFIRMED_ENDPOINT) names it, or `confirm` accepts it.
+
+    Args:
+        endpoint: The URLs that may get the credentials, between commas. Each must be configured.
+        confirm: Asks a person about the endpoints that it is passed, in words, and returns the answer.
     """
 
     name = "aws"
@@ -77,11 +96,16 @@ class Aws(Engine):
     """Assumed: CloudWatch Logs promises no time; lines mostly come in seconds."""
 
     def __init__(
-        self, profile: str | None = None, region: str | None = None, budget_usd: float | None = None
+        self,
+        profile: str | None = None,
+        region: str | None = None,
+        budget_usd: float | None = None,
+        endpoint: str | None = None,
+        confirm: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__()
         self.budget_usd = limit(budget_usd)
-        self._profile = profile
+        self._profile, self._endpoint = profile, endpoint
         try:
             self._session = boto3.Session(
                 profile_name=profile, region_name=region or os.environ.get("AWS_REGION") or None
@@ -94,6 +118,15 @@ class Aws(Engine):
                 f"give one of these by --profile, or make it by `aws configure --profile {name}`"
             ) from error
         self.region = self._region()
+        self._confirmed = _urls(endpoint or os.environ.get(CONFIRMED, ""))
+        configured = self._check(SERVICES, confirm)
+        if unknown := sorted(_urls(endpoint or "") - configured.keys()):
+            raise EngineError(
+                f"endpoint={shown(unknown[0])}: no service is configured to be called there; set "
+                "AWS_ENDPOINT_URL to it, or leave it out to call AWS"
+            )
+        for words in _in_words(configured):
+            print(f"confirmed endpoint {words}", file=sys.stderr)
         self.identity, self.account = self._caller()
         self.endpoint_url = self.client("stepfunctions").meta.endpoint_url
         print(
@@ -121,12 +154,65 @@ class Aws(Engine):
             )
         return str(region)
 
+    def _check(
+        self, services: Iterable[str], confirm: Callable[[str], bool] | None = None
+    ) -> dict[str, list[str]]:
+        """Refuse each endpoint that configuration puts in place of AWS's and that nobody has confirmed.
+
+        It neither looks up credentials nor calls anything.
+
+        Args:
+            services: The services to resolve, as boto3 names their clients.
+            confirm: See `Aws`.
+
+        Returns:
+            The services that are not called at AWS's own endpoint, by the endpoint's URL.
+
+        Raises:
+            EngineError: An endpoint is not confirmed, or the configuration is not usable.
+        """
+        found: dict[str, list[str]] = {}
+        for service in services:
+            configured, own = self._resolve(service, None), self._resolve(service, True)
+            if configured != own:
+                found.setdefault(configured, []).append(service)
+        unknown = {url: names for url, names in found.items() if url not in self._confirmed}
+        if unknown and confirm and confirm(" and ".join(_in_words(unknown))):
+            self._confirmed |= unknown.keys()
+        elif unknown:
+            confirmed = ",".join(sorted(found))
+            raise EngineError(
+                f"endpoint {' and '.join(_in_words(unknown))}: is not AWS's own, and calls that are signed "
+                f"with your credentials go only where you confirm; unset it, or confirm by --endpoint "
+                f"{confirmed} (endpoint={confirmed!r}, {CONFIRMED}={confirmed})"
+            )
+        return found
+
+    def _resolve(self, service: str, ignored: bool | None) -> str:
+        """Resolve a service's endpoint, without credentials.
+
+        Args:
+            service: The service, as boto3 names its client.
+            ignored: Leave configured endpoints out; None does as the environment and the profile say.
+
+        Raises:
+            EngineError: The configuration is not usable, or names no URL.
+        """
+        config = Config(signature_version=UNSIGNED, ignore_configured_endpoint_urls=ignored)
+        try:
+            return str(self._session.client(service, config=config).meta.endpoint_url).rstrip("/")
+        except (exceptions.BotoCoreError, ValueError) as error:
+            raise EngineError(
+                f"the endpoint of {service}: is not usable ({error}); correct AWS_ENDPOINT_URL, "
+                "AWS_ENDPOINT_URL_<SERVICE>, or `endpoint_url` and `services` of the profile"
+            ) from error
+
     def _caller(self) -> tuple[str, str]:
         """The ARN and the account of the credentials in use."""
         try:
             client = self._session.client("sts", config=CONNECT_CONFIG)
             caller = client.get_caller_identity()
-        except (exceptions.ClientError, exceptions.BotoCoreError) as error:
+        except (exceptions.ClientError, exceptions.BotoCoreError, ResponseParserError) as error:
             raise EngineError(self._why_refused(error)) from error
         return str(caller["Arn"]), str(caller["Account"])
 
@@ -156,6 +242,7 @@ class Aws(Engine):
         return f"the account does not say who is asking ({error}); put that right and connect again"
 
     def _new_client(self, service: str) -> Any:
+        self._check([service])
         return self._session.client(service, config=CLIENT_CONFIG)
 
     def shared(self) -> dict[str, str]:
@@ -163,7 +250,8 @@ class Aws(Engine):
         # boto3 would take keys from the environment before the profile; empty ones it does not.
         chosen = {"AWS_PROFILE": self._profile} | dict.fromkeys(KEYS, "") if self._profile else {}
         where = {"AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region}
-        return chosen | where | {BUDGET: str(self.budget_usd)}
+        confirmed = {CONFIRMED: ",".join(sorted(self._confirmed))} if self._confirmed else {}
+        return chosen | where | confirmed | {BUDGET: str(self.budget_usd)}
 
     def fleet_environment(self) -> dict[str, str]:
         """The environment in which a fleet process finds this account with plain boto3."""
@@ -176,7 +264,8 @@ class Aws(Engine):
     def flags(self) -> str:
         """The options of `./lab` that name this account."""
         profile = f" --profile {self._profile}" if self._profile else ""
-        return f"--engine {self.name}{profile} --region {self.region}"
+        endpoint = f" --endpoint {self._endpoint}" if self._endpoint else ""
+        return f"--engine {self.name}{profile}{endpoint} --region {self.region}"
 
     def metrics(self, outputs: Mapping[str, str], began: float, ended: float) -> list[dict[str, Any]]:
         """CloudWatch's metrics of the run between these times (epoch seconds), as rows of Trace.metrics.
@@ -228,6 +317,31 @@ class Aws(Engine):
             for metric, resource in [keys[int(result["Id"][1:])]]
             for at, value in zip(result["Timestamps"], result["Values"], strict=True)
         ]
+
+
+def _urls(listed: str) -> set[str]:
+    """Split a list of URLs between commas."""
+    return {url.strip().rstrip("/") for url in listed.split(",") if url.strip()}
+
+
+def _in_words(endpoints: Mapping[str, list[str]]) -> list[str]:
+    """Tell each endpoint with the services that are called there, and the variables that name it."""
+    every = list(SERVICES)
+    return [
+        f"{shown(url)} (for {'every service' if services == every else ', '.join(services)}; "
+        f"set by {', '.join(_setters(url))})"
+        for url, services in endpoints.items()
+    ]
+
+
+def _setters(url: str) -> list[str]:
+    """Find the environment variables that name this endpoint, or else the file that does."""
+    variables = [
+        name
+        for name, value in os.environ.items()
+        if name.startswith("AWS_ENDPOINT_URL") and value.rstrip("/") == url
+    ]
+    return sorted(variables) or [os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")]
 
 
 def limit(given: float | None) -> float:

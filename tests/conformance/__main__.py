@@ -7,7 +7,6 @@ import sys
 from datetime import UTC, datetime
 from typing import Annotated
 
-import boto3
 import typer
 
 from helpers.engines import connect
@@ -34,10 +33,10 @@ def main(
     if write and only != "*":
         raise typer.BadParameter("a column is whole or not stored: leave out --only, or --write")
     if engine == "aws":
-        who = boto3.client("sts").get_caller_identity()
-        region = boto3.session.Session().region_name
-        typer.confirm(f"Run on account {who['Account']} in {region}, for less than a US dollar?", abort=True)
-        results, release = show(probes, None), region
+        with connect(engine, endpoint=endpoint or None, budget_usd=0) as mine:
+            where = f"account {mine.account} in {mine.region}"
+            typer.confirm(f"Run on {where}, for less than a US dollar?", abort=True)
+            results, release = show(probes, None), mine.region
     elif endpoint:
         results = show(probes, endpoint)
     elif engine in RELEASED:
