@@ -26,12 +26,12 @@ sys.path.append(embedded.Server.program)  # whose modules are found where they l
 import functions
 
 
-def function(engine, code: str, **fields) -> str:
-    """Create a function from the text of its index.py and return its name."""
+def function(engine, code: str, file: str = "index.py", **fields) -> str:
+    """Create a function from the text of its file and return its name."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as file:
-        file.writestr("index.py", code)
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(file, code)
     settings = {"Runtime": "python3.13", "Role": ROLE, "Handler": "index.handler"} | fields
     package = {"ZipFile": packed.getvalue()}
     engine.client("lambda").create_function(FunctionName=name, Code=package, **settings)

@@ -2,10 +2,14 @@
 
 import contextlib
 import contextvars
+import errno
 import fcntl
 import json
 import os
+import queue
 import select
+import signal
+import subprocess
 import termios
 import threading
 import time
@@ -14,6 +18,13 @@ from types import SimpleNamespace
 from typing import Any
 
 LOG_WAIT_SECONDS = 5
+END_WAIT_SECONDS = 2
+"""How long a worker that answers no more may take until its process has ended."""
+EXITED = "RequestId: {} Error: Runtime exited with error"
+"""How Lambda begins the message of an environment that ended by itself; `{}` is the request's id."""
+DIED = "Worker process died", "[Errno 32] Broken pipe"
+INIT_FAILED = "Worker init failed"
+"""How ministack calls the end of a worker in the middle, and an exception at the import of a handler."""
 LOG_PAGE = 10_000
 """Events that one FilterLogEvents returns at most (API reference, 2026-11-24)."""
 THROTTLE_RETRY_SECONDS = 1.0
@@ -258,47 +269,141 @@ class PipesFromQueues:
 def whole_logs(worker: Any) -> None:
     """An invocation's log is all that its handler printed, without a fixed wait for it.
 
-    ministack waits 50 ms for a first line and 5 ms for a next one, and loses what comes later. The reader
-    here says when it has nothing left: `idle` is set only while it waits for the pipe to fill.
+    ministack waits 50 ms for a first line and 5 ms for a next one, and loses what comes later, an end without
+    a line break, and what was printed before a timeout. The reader here says when it has nothing left:
+    `idle` is set only while it waits for the pipe to fill.
     """
 
     def read(self: Any) -> None:
-        lines, self.stderr_idle = self._stderr_queue, threading.Event()
+        chunks, self.stderr_idle = self._stderr_queue, threading.Event()
         # A descriptor of its own: when the process is given up, its number becomes that of another pipe, of a
         # new worker's input or a client's call, say, and what is read from it there is lost.
         with contextlib.suppress(OSError, ValueError), os.fdopen(os.dup(self._proc.stderr.fileno())) as pipe:
             self.stderr_pipe = pipe.fileno()
             poll = select.poll()
             poll.register(pipe, select.POLLIN)
-            rest = b""
             while True:
                 self.stderr_idle.set()
                 poll.poll()
                 self.stderr_idle.clear()
                 if not (text := os.read(self.stderr_pipe, 65536)):
                     break
-                *whole, rest = (rest + text).split(b"\n")
-                for line in whole:
-                    lines.put(line.decode(errors="replace"))
+                chunks.put(text)
         self.stderr_idle.set()
 
     def unread(self: Any) -> bool:
         if not self._stderr_thread.is_alive():
             return False
-        if not self.stderr_idle.is_set():
+        if self.stderr_idle is None or not self.stderr_idle.is_set():
             return True
         with contextlib.suppress(OSError):
             return any(fcntl.ioctl(self.stderr_pipe, termios.FIONREAD, bytes(4)))
         return False
 
-    def drain(self: Any) -> Any:
+    def drain(self: Any) -> str:
         give_up = time.monotonic() + LOG_WAIT_SECONDS
         while unread(self) and time.monotonic() < give_up:
             time.sleep(0.0005)
-        return self._drain_stderr()
+        chunks = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                chunks.append(self._stderr_queue.get_nowait())
+        return b"".join(chunks).decode(errors="replace").removesuffix("\n")
 
+    worker.stderr_idle = None
     worker._read_stderr = read
-    worker._drain_stderr_bounded = drain
+    worker._drain_stderr = worker._drain_stderr_bounded = drain
+
+
+REMEDIES = {
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`), or use fewer workers",
+    errno.ENFILE: "close other programs, or use fewer workers",
+    errno.EAGAIN: "raise the limit of processes (`ulimit -u`), or use fewer workers",
+    errno.ENOMEM: "free memory, or use fewer workers",
+    errno.ENOSPC: "make room in the folder of temporary files (TMPDIR)",
+    errno.EDQUOT: "make room in the folder of temporary files (TMPDIR)",
+}
+"""What to do about an error of the system at the start of a worker, by its number."""
+
+
+class NotStarted(RuntimeError):
+    """Raised when a worker process has not started, or has ended before it was ready.
+
+    Attributes:
+        log: All that the function's code has printed.
+    """
+
+    log = ""
+
+
+def how_it_ended(process: Any) -> str:
+    """Return how a worker process has ended, in Lambda's words, and what may be the reason.
+
+    Args:
+        process: The process as `subprocess.Popen` knows it.
+    """
+    try:
+        status = process.wait(timeout=END_WAIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "closed its answers"
+    if status == -signal.SIGKILL:
+        return "signal: killed, as the system does when it is out of memory; use fewer workers"
+    return f"signal: {signal.strsignal(-status)}" if status < 0 else f"exit status {status}"
+
+
+def why_not_started(error: Exception, process: Any) -> str:
+    """Return why a worker process did not start, with the remedy for what the system refused.
+
+    Args:
+        error: What ministack's start of a worker has raised.
+        process: The process, or None where there is none.
+    """
+    if isinstance(error, EOFError) or "start new thread" in str(error):
+        number = errno.EAGAIN  # neither names it: the forkserver, or Python's threads, got no more from fork
+    else:
+        number = getattr(error, "errno", None) or 0
+    if number in REMEDIES:
+        return f"could not be started ({os.strerror(number)}); {REMEDIES[number]}"
+    if process is None or str(error).startswith(INIT_FAILED):
+        return str(error)
+    return how_it_ended(process)
+
+
+def ends_with_a_reason(worker: Any) -> None:
+    """A worker that does not start, or dies, fails its own invocation only, with the reason and its log.
+
+    ministack ends all workers of a function when one does not start, and loses what that one printed.
+    """
+    spawn, invoke = worker._spawn, worker.invoke
+
+    def start(self: Any) -> None:
+        self._proc = None
+        try:
+            spawn(self)
+        except Exception as error:
+            process, self._proc = self._proc, None
+            failed = NotStarted(why_not_started(error, process))
+            if process is not None:
+                process.kill()
+                process.wait()
+                failed.log = self._drain_stderr()
+            raise failed from error
+        self.process = self._proc
+
+    def call(self: Any, event: Any, request_id: str, **named: Any) -> Any:
+        exited = f"{EXITED.format(request_id)}: "
+        try:
+            answer = invoke(self, event, request_id, **named)
+        except NotStarted as failed:
+            reason, told = str(failed), {"status": "error", "log": failed.log, "cold_start": True}
+            if reason.startswith(INIT_FAILED):
+                return told | {"error": reason, "trace": f"RuntimeError: {reason}"}
+            return told | {"error": exited + reason}
+        if answer["status"] == "error" and answer["error"] in DIED:
+            answer["error"] = exited + how_it_ended(self.process)
+        return answer
+
+    worker._spawn, worker.invoke = start, call
 
 
 def errors_named_by_class(execute: Step) -> Step:
@@ -307,7 +412,9 @@ def errors_named_by_class(execute: Step) -> Step:
     def corrected(function: dict[str, Any], event: Any, request_id: str) -> Any:
         answer = execute(function, event, request_id)
         body = answer.get("body")
-        if answer.get("error") and body["errorType"] == "Runtime.HandlerError":
+        if answer.get("error") and body["errorMessage"].startswith(EXITED.format(request_id)):
+            body["errorType"] = "Runtime.ExitError"
+        elif answer.get("error") and body["errorType"] == "Runtime.HandlerError":
             # The log ends with the traceback, and that with "module.Class: message", or with "Class" alone.
             head = answer["log"].rstrip("\n").removesuffix(f": {body['errorMessage']}")
             name = head.rpartition("\n")[2].rpartition(".")[2]
@@ -411,7 +518,14 @@ def correct() -> None:
     from ministack.services import stepfunctions as sfn
     from ministack.services.cloudformation import provisioners
 
-    whole_logs(lambda_runtime.Worker)
+    provided, worker = lambda_runtime.ProvidedWorker, lambda_runtime.Worker
+    # A runtime of its own speaks HTTP, and its log is read elsewhere: it keeps ministack's methods.
+    provided._drain_stderr, provided._drain_stderr_bounded = (
+        worker._drain_stderr,
+        worker._drain_stderr_bounded,
+    )
+    whole_logs(worker)
+    ends_with_a_reason(worker)
     cloudwatch_logs._filter_log_events = log_pages(cloudwatch_logs._filter_log_events)
     function = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]
     function["create"] = reserved_by_template(lambda_svc, function["create"])

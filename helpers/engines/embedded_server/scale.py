@@ -7,6 +7,7 @@ iterations of a Map share the execution's input.
 import contextlib
 import copy
 import functools
+import io
 import marshal
 import multiprocessing
 import os
@@ -17,9 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from multiprocessing.connection import Connection
+from multiprocessing.reduction import DupFd
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, Self
 
 RECEIVE_LIMIT = 10
 """Messages that one ReceiveMessage takes at most (SQS quotas, 2026-11-24)."""
@@ -31,6 +32,56 @@ EXPIRY_CHECK_SECONDS = 1.0
 Step = Callable[..., Any]
 
 
+class Log:
+    """The server's end of a worker's log, which `functions.whole_logs` reads by its descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.file = os.fdopen(descriptor, "rb", 0)
+        self.fileno, self.close = self.file.fileno, self.file.close
+
+    def read(self, _: int) -> str:
+        """Return nothing: ministack would wait here until every process that holds the log has ended."""
+        return ""
+
+
+class Channels:
+    """Three pipes of one Lambda worker process: requests, answers, and a log of all that its code prints.
+
+    ministack writes requests to a worker's standard input and takes a line of its standard output for an
+    answer, but the function's code and its child processes use these two as well. So requests and answers
+    have descriptors of their own, and standard output and error are one pipe, which keeps their order.
+
+    Attributes:
+        requests: The worker's descriptor to read from; `answers` and `log` are those that it writes to.
+        stdin: The server's end of `requests`; `stdout` and `stderr` are those of `answers` and `log`.
+    """
+
+    def __init__(self) -> None:
+        opened: list[int] = []
+        try:
+            for _ in range(3):
+                opened += os.pipe()
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        self.requests, requests, answers, self.answers, log, self.log = opened
+        self.stdin: IO[str] = os.fdopen(requests, "w", buffering=1)
+        self.stdout: IO[str] = os.fdopen(answers)
+        self.stderr = Log(log)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Close the worker's ends, which it now has itself; all ends where it did not start."""
+        for descriptor in (self.requests, self.answers, self.log):
+            os.close(descriptor)
+        if error:
+            for stream in (self.stdin, self.stdout, self.stderr):
+                stream.close()
+
+
 class ForkedWorker:
     """A Lambda worker as ministack knows it from subprocess.Popen, forked from a process with boto3 loaded.
 
@@ -40,23 +91,16 @@ class ForkedWorker:
     context = multiprocessing.get_context("forkserver")
 
     def __init__(self, script: str, directory: str, environment: dict[str, str]) -> None:
-        (reads, stdin), (stdout, writes), (stderr, complains) = os.pipe(), os.pipe(), os.pipe()
-        self.stdin: IO[str] = os.fdopen(stdin, "w", buffering=1)
-        self.stdout: IO[str] = os.fdopen(stdout)
-        self.stderr: IO[str] = os.fdopen(stderr)
-        theirs = [
-            Connection(reads, writable=False),
-            Connection(writes, readable=False),
-            Connection(complains, readable=False),
-        ]
-        self.process = self.context.Process(target=run_worker, args=(script, directory, environment, theirs))
-        self.process.start()
-        for end in theirs:
-            end.close()
+        with Channels() as channels:
+            self.stdin, self.stdout, self.stderr = channels.stdin, channels.stdout, channels.stderr
+            ends = [DupFd(end) for end in (channels.requests, channels.answers, channels.log)]
+            arguments = (script, directory, environment, ends)
+            self.process = self.context.Process(target=run_worker, args=arguments)
+            self.process.start()
         self.terminate, self.kill = self.process.terminate, self.process.kill
 
     def poll(self) -> int | None:
-        """How it ended; None while it runs."""
+        """Return the exit code, negative for a signal's number; None while the worker runs."""
         return self.process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -67,23 +111,44 @@ class ForkedWorker:
         return self.process.exitcode
 
 
-def run_worker(script: str, directory: str, environment: dict[str, str], streams: list[Connection]) -> None:
-    """What a new Python does with this script, in the process that was forked for it.
+def run_worker(script: str, directory: str, environment: dict[str, str], ends: list[Any]) -> None:
+    """Run ministack's worker script in this forked process as a new Python would.
 
     Without the server it ends at once: its task would go on, and answer nobody for minutes.
+
+    Args:
+        script: The path of the script.
+        directory: The folder of the function's code.
+        environment: All environment variables of the function.
+        ends: The worker's descriptors of its `Channels`: requests, answers, log.
     """
     threading.Thread(target=end_with_server, daemon=True).start()
-    for number, stream in enumerate(streams):
-        os.dup2(stream.fileno(), number)
-        stream.close()
+    requests, answers, log = (end.detach() for end in ends)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number, stream in enumerate((nothing, log, log)):
+        os.dup2(stream, number)
+    os.close(log)
+    for descriptor in os.listdir("/dev/fd"):  # what multiprocessing has received is inheritable
+        with contextlib.suppress(OSError):
+            os.set_inheritable(int(descriptor), int(descriptor) <= 2)
+    # A process that the handler forks without a program of its own could answer in the worker's place.
+    os.register_at_fork(after_in_child=lambda: [os.dup2(nothing, end, False) for end in (requests, answers)])
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
     sys.argv, sys.path[0] = [script], os.path.dirname(script)
-    sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w", buffering=1)
-    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace")
-    runpy.run_path(script, run_name="__main__")
+    streams = {"stdin": os.fdopen(0, closefd=False), "stdout": unbuffered(1), "stderr": unbuffered(2)}
+    vars(sys).update(streams | {f"__{name}__": stream for name, stream in streams.items()})
+    # The answers stay open to the end: then the server has the exit status of a worker that answers no more.
+    channels = {"_requests": os.fdopen(requests), "_answers": os.fdopen(answers, "w", closefd=False)}
+    runpy.run_path(script, init_globals=channels, run_name="__main__")
+
+
+def unbuffered(descriptor: int) -> io.TextIOWrapper:
+    """Return a text stream that writes at once, so that a child process's output comes in its place."""
+    raw = os.fdopen(descriptor, "wb", 0, closefd=False)
+    return io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
 
 
 def end_with_server() -> None:
@@ -94,14 +159,58 @@ def end_with_server() -> None:
     os._exit(1)
 
 
-def forked(popen: Any) -> Step:
-    """Python workers are forked; whatever else is started, is started as ever."""
+def on_channels(script: str, replaced: dict[str, str]) -> str:
+    """Return ministack's worker script with its protocol moved from standard input and output to `Channels`.
+
+    Args:
+        script: The script's text.
+        replaced: Each part that uses standard input or output, and the text in its place.
+
+    Raises:
+        ValueError: The script lacks one of these parts.
+    """
+    for part, text in replaced.items():
+        if part not in script:
+            raise ValueError(f"ministack's worker script has no {part!r}; bring the correction up to date")
+        script = script.replace(part, text)
+    return script
+
+
+PYTHON_CHANNELS = {
+    "_real_stdout = sys.stdout\n    sys.stdout = sys.stderr": "_real_stdout = _answers",
+    "sys.stdin.readline()": "_requests.readline()",
+}
+NODE_CHANNELS = {
+    "const _realStdoutWrite = process.stdout.write.bind(process.stdout);": (
+        "const [_requests, _answers] = process.argv.splice(2, 2).map(Number);\n"
+        "const _realStdoutWrite = (text) => _realWriteSync(_answers, text);"
+    ),
+    "input: process.stdin": 'input: new (require("net").Socket)({ fd: _requests, writable: false })',
+}
+
+
+def started(popen: Any) -> Step:
+    """Start ministack's workers on `Channels`: Python is forked, Node.js gets two more descriptors."""
     ForkedWorker.context.set_forkserver_preload(["boto3"])
 
     def corrected(command: list[str], **options: Any) -> Any:
-        if command[0] != sys.executable:
+        if command[0] == sys.executable:
+            return ForkedWorker(command[1], options["cwd"], options["env"])
+        if command[0] != "node":
             return popen(command, **options)
-        return ForkedWorker(command[1], options["cwd"], options["env"])
+        with Channels() as channels:
+            protocol = (channels.requests, channels.answers)
+            process = popen(
+                [*command, *map(str, protocol)],
+                cwd=options["cwd"],
+                env=options["env"],
+                stdin=subprocess.DEVNULL,
+                stdout=channels.log,
+                stderr=channels.log,
+                pass_fds=protocol,
+            )
+            process.stdin, process.stdout, process.stderr = channels.stdin, channels.stdout, channels.stderr
+        return process
 
     return corrected
 
@@ -258,8 +367,10 @@ def correct() -> None:
 
     closed_with_their_client(tcp_server.TCPServer)
     lambda_runtime.subprocess = SimpleNamespace(
-        **vars(subprocess) | {"Popen": forked(lambda_runtime.subprocess.Popen)}
+        **vars(subprocess) | {"Popen": started(lambda_runtime.subprocess.Popen)}
     )
+    lambda_runtime._PYTHON_WORKER_SCRIPT = on_channels(lambda_runtime._PYTHON_WORKER_SCRIPT, PYTHON_CHANNELS)
+    lambda_runtime._NODEJS_WORKER_SCRIPT = on_channels(lambda_runtime._NODEJS_WORKER_SCRIPT, NODE_CHANNELS)
     lambda_svc._ESM_IDLE_WAKE_GAP_SECONDS = 0.0  # a mapping waits for what wakes it, and then for nothing
     sqs._collect_msgs = receive_from_the_front(sqs._collect_msgs)
     sqs._dlq_sweep = sweep_what_is_next(sqs._dlq_sweep)
