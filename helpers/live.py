@@ -379,8 +379,9 @@ def _warm_all(stack: Stack, experiment: Experiment, progress: bool) -> None:
 def warm(stack: Stack, function: str, workers: int, progress: bool = True) -> int:
     """Call a function (the output that names it) until `workers` environments are warm; return how many are.
 
-    An engine that cannot hold that many at once ends with fewer. Raises BudgetError where the engine's budget
-    does not allow it.
+    An engine that cannot hold that many at once ends with fewer. A call that fails, as one whose worker dies,
+    is tried again with the next round. Raises StackError with its reason when it fails in the last round,
+    too, and BudgetError where the engine's budget does not allow it.
     """
     stack.engine.spend(f"warming {workers} environments", budget.of_warming(workers))
     return _warm(stack, function, workers, progress)
@@ -388,6 +389,8 @@ def warm(stack: Stack, function: str, workers: int, progress: bool = True) -> in
 
 def _warm(stack: Stack, function: str, workers: int, progress: bool) -> int:
     client = stack.engine.client("lambda")
+
+    failures: list[str] = []
 
     def call(hold_seconds: float) -> str:
         payload = json.dumps({"warm_seconds": hold_seconds})
@@ -398,7 +401,8 @@ def _warm(stack: Stack, function: str, workers: int, progress: bool) -> int:
         except ResponseStreamingError:
             return ""  # cut off in the answer, which boto3 does not try again: the next round does
         if "worker" not in answer:
-            raise StackError(f"{function} could not be warmed ({answer}); see the function's logs")
+            failures.append(answer.get("errorMessage") or str(answer))
+            return ""
         return str(answer["worker"])
 
     # A call that is held for longer than its function may run is killed.
@@ -406,11 +410,17 @@ def _warm(stack: Stack, function: str, workers: int, progress: bool) -> int:
     warmed: set[str] = set()
     with ThreadPoolExecutor(workers) as pool:
         for attempt in range(WARM_TRIES):
+            failures.clear()
             held = min(WARM_SECONDS * 2**attempt, longest)
             calls = pool.map(call, [held] * workers)
             warmed = set(_bar(calls, workers, f"warming {function}", progress)) - {""}
             if len(warmed) == workers:
                 break
+    if failures:
+        raise StackError(
+            f"{function}: {len(failures)} of {workers} calls to warm it failed, in the last of {WARM_TRIES} "
+            f"rounds, too ({failures[0]}); see the function's logs"
+        )
     stack.warmed[function] = len(warmed), time.monotonic()
     return len(warmed)
 

@@ -1,13 +1,17 @@
 """A Lambda worker's answers are its own: whatever its code prints, reads, closes or forks, goes elsewhere."""
 
+import errno
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
-from test_embedded_functions import function, log_lines
+from test_embedded_functions import function, functions, log_lines
 
+from helpers import live
 from helpers.drills import until
+from helpers.errors import StackError
 
 FORGED = '{"status": "ok", "result": "forged"}'
 """A line as ministack's workers answer with."""
@@ -196,3 +200,71 @@ def test_a_worker_that_does_not_start_ends_no_other(engine, tmp_path):
         assert called(engine, name, "second")["errorType"] == "Runtime.ExitError"
         gate.touch()
         assert first.result() == "first"
+
+
+DIES = """
+import os, pathlib, time
+def died():
+    for n in range({deaths}):
+        try:
+            os.mkdir(os.path.join({folder!r}, str(n)))
+            return True
+        except FileExistsError:
+            pass
+if {at_import} and died():
+    os._exit(3)
+def handler(event, context):
+    time.sleep(event["warm_seconds"])
+    if not {at_import} and died():
+        os.kill(os.getpid(), 9)
+    return {{"worker": context.log_stream_name}}
+"""
+"""A worker's handler whose first `deaths` environments, or calls, die."""
+
+
+def deployed(engine, folder, deaths: int, at_import: bool = True) -> SimpleNamespace:
+    """A stack of one function whose workers die, as `live.warm` sees it."""
+    code = DIES.format(deaths=deaths, folder=str(folder), at_import=at_import)
+    outputs, parameters = {"WorkerFunction": function(engine, code, Timeout=20)}, {"FunctionTimeout": 20}
+    return SimpleNamespace(engine=engine, outputs=outputs, parameters=parameters, warmed={})
+
+
+@pytest.mark.parametrize("at_import", [True, False])
+def test_a_worker_that_dies_while_warming_up_is_tried_again(engine, tmp_path, at_import):
+    """Deaths of workers cost another round, and not the run."""
+    stack = deployed(engine, tmp_path, 3, at_import)
+    assert live.warm(stack, "WorkerFunction", 4, progress=False) == 4
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+def test_a_function_that_can_never_be_warmed_says_why(engine, tmp_path, monkeypatch):
+    """After the last round the error has the reason of a worker that died."""
+    monkeypatch.setattr(live, "WARM_TRIES", 2)
+    with pytest.raises(StackError, match=r"2 of 2 calls .* Runtime exited with error: exit status 3"):
+        live.warm(deployed(engine, tmp_path, 99), "WorkerFunction", 2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EMFILE, "too many"), "could not be started (Too many open files); raise the limit"),
+        (OSError(errno.ENOMEM, "memory"), "could not be started (Cannot allocate memory); free memory"),
+        (OSError(errno.ENOSPC, "full"), "could not be started (No space left on device); make room"),
+        (EOFError(), "(Resource temporarily unavailable); raise the limit of processes"),
+        (RuntimeError("can't start new thread"), "raise the limit of processes"),
+    ],
+)
+def test_what_the_system_refuses_is_said_with_its_remedy(error, told):
+    """A worker for which there is no descriptor, memory, process or room says which, and what to do."""
+
+    class Worker:
+        def _spawn(self):
+            raise error
+
+        def invoke(self, event, request_id):
+            self._spawn()
+
+    functions.ends_with_a_reason(Worker)
+    answer = Worker().invoke({}, "id")
+    assert answer["status"] == "error"
+    assert told in answer["error"]

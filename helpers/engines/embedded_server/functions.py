@@ -363,7 +363,7 @@ def why_not_started(error: Exception, process: Any) -> str:
     else:
         number = getattr(error, "errno", None) or 0
     if number in REMEDIES:
-        return f"could not be started ({os.strerror(number)}); {REMEDIES[number]}"
+        return f"a worker could not be started ({os.strerror(number)}); {REMEDIES[number]}"
     if process is None or str(error).startswith(INIT_FAILED):
         return str(error)
     return how_it_ended(process)
