@@ -22,7 +22,7 @@ from botocore.model import Shape
 
 from helpers import notebooks
 from helpers.engines import local
-from helpers.engines.embedded import OPERATOR_POLICY, ROOT_KEY, EnforcingServer
+from helpers.engines.embedded import OPERATOR_POLICY, EnforcingServer
 from helpers.stack import INFRA
 
 Document = dict[str, Any]
@@ -245,9 +245,8 @@ def called() -> set[str]:
 
 def root(server: EnforcingServer, service: str) -> Any:
     """A client of the account's root, who may do everything."""
-    secret = local.DUMMY["AWS_SECRET_ACCESS_KEY"]
-    keys = {"aws_access_key_id": ROOT_KEY, "aws_secret_access_key": secret}
-    return boto3.client(service, local.REGION, endpoint_url=server.endpoint_url, **keys)
+    keys = server.root.access_key, server.root.secret_key
+    return boto3.Session(*keys, region_name=local.REGION).client(service, endpoint_url=server.endpoint_url)
 
 
 @contextlib.contextmanager

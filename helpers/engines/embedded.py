@@ -11,11 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from helpers.engines import local
+from helpers.engines.guard import Credentials
 
 OPERATOR_POLICY = Path(__file__).parents[2] / "infra" / "operator.policy.json"
 """The rights of the person or role that runs the lab, as an IAM policy."""
-ROOT_KEY = "test"
-"""The access key that is the account's root to ministack, with the secret of the lab's own key."""
+ROOT = "root.json"
+"""The file in an enforcing server's folder that holds the credentials of the account's root."""
 WORKER_THREADS = 2048
 """Requests that the server handles at once; each running worker and each long poll holds one."""
 
@@ -44,9 +45,9 @@ class Server(local.Server):
         }
 
     @classmethod
-    def healthy(cls, endpoint_url: str) -> bool:
-        """Whether a ministack answers at this endpoint."""
-        return local.answer(f"{endpoint_url}/_ministack/health") is not None
+    def healthy(cls, endpoint_url: str, credentials: Credentials | None = None) -> bool:
+        """Whether a ministack answers at this endpoint, called with these credentials."""
+        return local.answer(f"{endpoint_url}/_ministack/health", credentials) is not None
 
 
 class EnforcingServer(Server):
@@ -58,12 +59,20 @@ class EnforcingServer(Server):
     @classmethod
     def environment(cls, port: int, directory: str) -> dict[str, str]:
         """ministack's settings, and who the lab's clients are."""
+        operator, root = local.stored(Path(directory)), local.store(Path(directory), port, ROOT)
         return super().environment(port, directory) | {
             "AUTH": "true",
-            "AWS_ACCESS_KEY_ID": ROOT_KEY,
-            "LAB_OPERATOR_KEY": local.DUMMY["AWS_ACCESS_KEY_ID"],
+            "AWS_ACCESS_KEY_ID": root.access_key,
+            "AWS_SECRET_ACCESS_KEY": root.secret_key,
+            "LAB_OPERATOR_KEY": operator.access_key,
+            "LAB_OPERATOR_SECRET": operator.secret_key,
             "LAB_OPERATOR_POLICY": OPERATOR_POLICY.read_text(),
         }
+
+    @property
+    def root(self) -> Credentials:
+        """The credentials of the account's root, who may do everything."""
+        return local.stored(Path(self.directory), ROOT)
 
 
 class Embedded(local.Local):

@@ -5,17 +5,21 @@ from __future__ import annotations
 import urllib.error
 
 from helpers.engines import local
+from helpers.engines.guard import Credentials
 from helpers.errors import EngineError
 
 
 class Endpoint(local.Local):
-    """A compatible emulator at the URL that is given or in AWS_ENDPOINT_URL, with dummy credentials."""
+    """A compatible emulator at the URL that is given or in AWS_ENDPOINT_URL.
+
+    It is called with dummy credentials, unless it is an engine of the lab's.
+    """
 
     name = "endpoint"
     remedy = "look whether it runs there"
 
     @classmethod
-    def answers_at(cls, endpoint_url: str) -> bool:
+    def answers_at(cls, endpoint_url: str, credentials: Credentials | None = None) -> bool:
         """Whether anything answers in HTTP, with whatever status."""
         try:
             local.DIRECT.open(endpoint_url, timeout=5).close()

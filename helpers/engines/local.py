@@ -1,8 +1,12 @@
-"""What the engines on this machine have in common: dummy credentials, and servers that the lab starts.
+"""What the engines on this machine have in common: servers that the lab starts, and their credentials.
 
 A local engine answers at the first of these: the endpoint that it is given; the one in AWS_ENDPOINT_URL
 (as `./lab run` and `./lab open` set it) or LOCALSTACK_HOST; that of the server kept by
 `./lab engine start`; what the engine itself falls back on.
+
+A server that the lab starts serves only callers with its credentials (see `helpers.engines.guard`). They lie
+in its folder, and their access key names its port: `credentials_for` finds those of an endpoint. Any other
+endpoint is called with dummy credentials.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
 
 import psutil
 from botocore.config import Config
@@ -30,11 +35,11 @@ from localstack_client.config import get_service_endpoint
 from localstack_client.session import Session
 
 from helpers.engines.base import CLIENT_CONFIG, Engine
+from helpers.engines.guard import HOSTS, HOW, REGION, Credentials
 from helpers.errors import EngineError, shown
 from helpers.files import for_sockets, write_whole
 
 HOST = "127.0.0.1"
-REGION = "us-east-1"
 FOLDER = "concurrency-lab-"
 """What the name of a server's folder begins with, which only its user may read (mode 0700)."""
 KEPT = Path(__file__).parents[2] / ".lab"
@@ -45,7 +50,9 @@ DUMMY = {
     "AWS_DEFAULT_REGION": REGION,
     "AWS_REGION": REGION,
 }
-"""The only credentials that a local server, its workers and our clients ever see."""
+"""The credentials for an endpoint that the lab did not start, such as an emulator of the user's own."""
+CREDENTIALS = "credentials.json"
+"""The file in a server's folder that holds its credentials, which only its user may read (mode 0600)."""
 HANDED_ON = {
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "TERM"),
     *("VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
@@ -75,18 +82,101 @@ def named_endpoint() -> str | None:
     return next((name for name in ENDPOINT_VARIABLES if os.environ.get(name)), None)
 
 
-def answer(url: str) -> bytes | None:
-    """What is answered with status 200 at this URL, or None."""
+def store(directory: Path, port: int, name: str = CREDENTIALS) -> Credentials:
+    """Make credentials for the engine at this port, and write them into its folder with mode 0600."""
+    made = Credentials.generate(port)
+    handle = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        json.dump(vars(made), file)
+    return made
+
+
+def stored(directory: Path, name: str = CREDENTIALS) -> Credentials:
+    """Read the credentials in a server's folder.
+
+    Raises:
+        EngineError: There are none, they are damaged, or another user has written them.
+    """
+    path = directory / name
     try:
-        with DIRECT.open(url, timeout=5) as answered:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(handle) as file:
+            if os.fstat(handle).st_uid != os.getuid():
+                raise ValueError("it belongs to another user")
+            return Credentials(**json.load(file))
+    except (OSError, ValueError, TypeError) as error:
+        raise EngineError(
+            f"{path}: holds no credentials of an engine ({error}); stop the engine and start it again"
+        ) from error
+
+
+def credentials_for(endpoint_url: str) -> Credentials | None:
+    """Find the credentials of the engine at this endpoint, or return None for one that is not the lab's.
+
+    They are in the environment, as `./lab engine env` and the lab's own processes set it, or in the folder of
+    a server of this user's. The access key names the port, so that no other endpoint is called with them.
+    """
+    try:
+        parts = urlsplit(endpoint_url)
+        port = parts.port or 80
+    except ValueError:
+        return None
+    if parts.hostname not in [host.strip("[]") for host in HOSTS]:
+        return None
+    keys = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+    if keys[0] and keys[1] and (given := Credentials(keys[0], keys[1])).port == port:
+        return given
+    folders = [*_noted_folders(), *Path(for_sockets()).glob(f"{FOLDER}*")]
+    found: list[tuple[float, Credentials]] = []
+    for folder in folders:
+        with contextlib.suppress(EngineError, OSError):
+            if (one := stored(folder)).port == port:
+                found.append(((folder / CREDENTIALS).stat().st_mtime, one))
+    # A server that was killed may have left its folder: the newest is that of the one that listens.
+    return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def _noted_folders() -> list[Path]:
+    """The folders of the kept servers."""
+    folders = []
+    for note in KEPT.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            folders.append(Path(json.loads(note.read_text())["directory"]))
+    return folders
+
+
+def answer(url: str, credentials: Credentials | None = None) -> bytes | None:
+    """Return what is answered with status 200 at this URL, or None.
+
+    credentials: those to sign with; without them, those that `credentials_for` finds.
+    """
+    keys = credentials or credentials_for(url)
+    request = urllib.request.Request(url, headers=keys.sign("GET", url) if keys else {})
+    try:
+        with DIRECT.open(request, timeout=5) as answered:
             return bytes(answered.read()) if answered.status == 200 else None
     except (urllib.error.URLError, OSError, ValueError):
         return None
 
 
+def is_guarded(endpoint_url: str) -> bool:
+    """Return whether an engine of the lab's answers at this endpoint, and refuses a call without its key."""
+    try:
+        DIRECT.open(endpoint_url, timeout=5).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code == 403 and HOW.encode() in error.read().replace(b'\\"', b'"')
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+    return False
+
+
 @dataclass(frozen=True)
 class Server:
-    """A server process: its pid (also its process group), port and folder. One subclass an engine."""
+    """A server process: its pid (also its process group), port and folder. One subclass an engine.
+
+    any_credentials: whether it serves AWS calls however they are signed.
+    """
 
     engine: ClassVar[str]
     """The name of the engine that it is."""
@@ -98,6 +188,7 @@ class Server:
     pid: int
     port: int
     directory: str
+    any_credentials: bool = False
 
     @classmethod
     def command(cls) -> list[str]:
@@ -111,14 +202,19 @@ class Server:
         raise NotImplementedError
 
     @classmethod
-    def healthy(cls, endpoint_url: str) -> bool:
-        """Whether a server of this kind answers at this endpoint."""
+    def healthy(cls, endpoint_url: str, credentials: Credentials | None = None) -> bool:
+        """Whether a server of this kind answers at this endpoint, called with these credentials."""
         raise NotImplementedError
 
     @property
     def endpoint_url(self) -> str:
         """The URL at which it answers."""
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def credentials(self) -> Credentials:
+        """The credentials that it serves; raises EngineError where its folder has none."""
+        return stored(Path(self.directory))
 
     @property
     def alive(self) -> bool:
@@ -130,11 +226,12 @@ class Server:
             return False
 
     @classmethod
-    def start(cls, port: int = 0, keep: bool = False) -> Self:
+    def start(cls, port: int = 0, keep: bool = False, any_credentials: bool = False) -> Self:
         """Start one on a loopback port (0: a free one) and wait until it is healthy.
 
-        Unless `keep`, it ends with this process, however that ends. Raises EngineError when the port is in
-        use or the server does not come up.
+        Unless `keep`, it ends with this process, however that ends. It serves only calls that are signed with
+        its credentials, unless `any_credentials`. Raises EngineError when the port is in use or the server
+        does not come up.
         """
         with socket.socket() as probe:
             try:
@@ -148,7 +245,9 @@ class Server:
         command = cls.command() + ([] if keep else [TIED]) + [cls.program]
         directory = tempfile.mkdtemp(prefix=FOLDER, dir=for_sockets())
         log = Path(directory) / "engine.log"
-        told = {"LAB_ENGINE_DIR": directory, "TMPDIR": directory} | cls.environment(port, directory)
+        told = {"LAB_ENGINE_DIR": directory, "TMPDIR": directory}
+        told |= store(Path(directory), port).variables() | {"LAB_ANY_CREDENTIALS": str(int(any_credentials))}
+        told |= cls.environment(port, directory)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -159,7 +258,7 @@ class Server:
                 cwd=directory,
                 start_new_session=True,  # its own group, so that its workers end with it and Ctrl-C is ours
             )
-        server = cls(process.pid, port, directory)
+        server = cls(process.pid, port, directory, any_credentials)
         _processes[process.pid] = process
         try:
             server._wait_until_healthy(process, log)
@@ -226,18 +325,19 @@ class Server:
             or not folder.is_absolute()
             or not folder.name.startswith(FOLDER)
             or ".." in folder.parts
+            or type(self.any_credentials) is not bool
         ):
             raise ValueError("it names no process and folder of an engine")
 
     @classmethod
-    def keep(cls, port: int = 0) -> Self:
+    def keep(cls, port: int = 0, any_credentials: bool = False) -> Self:
         """Start one that outlives this process; raises EngineError when one is kept already."""
         if server := cls.kept():
             raise EngineError(
                 f"pid {server.pid}: the {cls.engine} engine is kept already, at {server.endpoint_url}; "
                 f"use it, or `./lab engine stop {cls.engine}` first"
             )
-        server = cls.start(port, keep=True)
+        server = cls.start(port, keep=True, any_credentials=any_credentials)
         KEPT.mkdir(exist_ok=True)
         write_whole(cls.note(), json.dumps(vars(server)))
         return server
@@ -266,7 +366,8 @@ class EngineGone(EngineError, BotoCoreError):  # type: ignore[misc]
 class Local(Engine):
     """An engine on this machine; see the module's text for where it answers.
 
-    endpoint: the URL of one that runs already. Raises EngineError when none answers there.
+    endpoint: the URL of one that runs already. credentials: those to call it with; without them, those that
+    `credentials_for` finds. Raises EngineError when none answers there.
     """
 
     server: ClassVar[type[Server] | None] = None
@@ -279,32 +380,37 @@ class Local(Engine):
     settle_seconds = 0.0
     paced = False
 
-    def __init__(self, endpoint: str | None = None) -> None:
+    def __init__(self, endpoint: str | None = None, credentials: Credentials | None = None) -> None:
         super().__init__()
-        self.endpoint_url = self._find(endpoint)
+        self.endpoint_url = self._find(endpoint, credentials)
+        self.credentials = credentials or credentials_for(self.endpoint_url)
+        """The credentials of an engine of the lab's; None for another, which gets dummy ones."""
         self._refused_since: float | None = None
+        keys = DUMMY | (self.credentials.variables() if self.credentials else {})
         self._session = Session(
-            aws_access_key_id=DUMMY["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=DUMMY["AWS_SECRET_ACCESS_KEY"],
+            aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
             aws_session_token=None,
             region_name=REGION,
             localstack_host=self.endpoint_url.partition("://")[2],
         )
 
     @classmethod
-    def answers_at(cls, endpoint_url: str) -> bool:
-        """Whether such an engine answers at this endpoint."""
+    def answers_at(cls, endpoint_url: str, credentials: Credentials | None = None) -> bool:
+        """Whether such an engine answers at this endpoint, called with these credentials."""
         assert cls.server
-        return cls.server.healthy(endpoint_url)
+        return cls.server.healthy(endpoint_url, credentials)
 
-    def _find(self, endpoint: str | None) -> str:
+    def _find(self, endpoint: str | None, credentials: Credentials | None) -> str:
         variable = "endpoint" if endpoint else named_endpoint()
         if variable:
             said = f"{variable}={shown(endpoint or os.environ[variable])}"
             url = (endpoint or get_service_endpoint("sqs")).rstrip("/")
             if not url.startswith("http://"):
                 raise EngineError(f"{said}: must be http://HOST:PORT; local engines are called without TLS")
-            if not self.answers_at(url):
+            if not self.answers_at(url, credentials):
+                if is_guarded(url):
+                    raise EngineError(f"{said}: an engine of the lab's refuses calls without its key; {HOW}")
                 raise EngineError(f"{said}: no {self.name} engine answers there; {self.remedy}")
             return url
         if self.server and (server := self.server.kept()):
@@ -346,4 +452,5 @@ class Local(Engine):
 
     def shared(self) -> dict[str, str]:
         """The environment variables by which `connect` finds this same engine in another process."""
-        return {"AWS_ENDPOINT_URL": self.endpoint_url}
+        keys = self.credentials.variables() if self.credentials else {}
+        return {"AWS_ENDPOINT_URL": self.endpoint_url} | keys

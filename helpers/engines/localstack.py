@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from helpers.engines import local
+from helpers.engines.guard import Credentials
 from helpers.errors import EngineError
 from helpers.files import write_whole
 
@@ -34,10 +35,10 @@ FIRST_LICENSED = 2026
 """Releases are numbered by year since the one that needs an account, 2026.3."""
 
 
-def release(endpoint_url: str) -> str | None:
+def release(endpoint_url: str, credentials: Credentials | None = None) -> str | None:
     """The release of the LocalStack that answers at this endpoint, or None; a ministack is none."""
-    told = local.answer(f"{endpoint_url}/_localstack/health")
-    if told is None or local.answer(f"{endpoint_url}/_ministack/health") is not None:
+    told = local.answer(f"{endpoint_url}/_localstack/health", credentials)
+    if told is None or local.answer(f"{endpoint_url}/_ministack/health", credentials) is not None:
         return None
     try:
         return str(json.loads(told)["version"])
@@ -78,9 +79,9 @@ class Server(local.Server):
         }
 
     @classmethod
-    def healthy(cls, endpoint_url: str) -> bool:
-        """Whether a LocalStack answers at this endpoint."""
-        return release(endpoint_url) is not None
+    def healthy(cls, endpoint_url: str, credentials: Credentials | None = None) -> bool:
+        """Whether a LocalStack answers at this endpoint, called with these credentials."""
+        return release(endpoint_url, credentials) is not None
 
 
 def installed(home: Path) -> bool:
@@ -193,4 +194,4 @@ class LocalStack(local.Local):
 
     def versions(self) -> dict[str, str]:
         """The versions of what a measurement depends on, LocalStack's included."""
-        return super().versions() | {"localstack": str(release(self.endpoint_url))}
+        return super().versions() | {"localstack": str(release(self.endpoint_url, self.credentials))}

@@ -183,7 +183,7 @@ def correct() -> None:
     log_groups_are_named_after_their_stack(provisioners, log_groups)
     if not app.AUTH:
         return
-    told = ("LAB_OPERATOR_KEY", "AWS_SECRET_ACCESS_KEY", "LAB_OPERATOR_POLICY")
+    told = ("LAB_OPERATOR_KEY", "LAB_OPERATOR_SECRET", "LAB_OPERATOR_POLICY")
     create_operator(iam, *(os.environ[name] for name in told))
     app.pin_request_origin = loopback_is_secure(app.pin_request_origin)
     iam_actions._BOTOCORE_SERVICE_MAP["lambda"] = ["lambda"]
