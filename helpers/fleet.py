@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from helpers.errors import StackError
+from helpers.recorder import Recorder
 from helpers.stack import INFRA, Stack
 
 PROGRAM = Path(__file__).with_name("fleet_worker.py")
@@ -40,7 +41,7 @@ class Fleet:
                 f"batch_size={batch_size}: a fleet's worker receives at most {RECEIVE_LIMIT} messages at "
                 "once; use a smaller batch, or consumer='lambda'"
             )
-        self.lines: list[str] = []
+        self.lines: Recorder[str] = Recorder()
         self._environment = stack.engine.fleet_environment() | {
             # Of an activity it is the state that waits before it tries again.
             "REDELIVERY_SECONDS": str(stack.parameters.get("RedeliverySeconds", 0)),
@@ -89,7 +90,8 @@ class Fleet:
         return self
 
     def _read(self, output: Any) -> None:
-        self.lines.extend(line.rstrip("\n") for line in iter(output.readline, ""))
+        for line in iter(output.readline, ""):
+            self.lines.append(line.rstrip("\n"))
 
     def check(self) -> None:
         """Raise StackError when one of its processes has ended: fewer work than the experiment says."""

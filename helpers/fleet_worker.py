@@ -110,7 +110,7 @@ class WholeLines:
     """Standard output for threads: passes on whole lines only, so that they cannot interleave."""
 
     def __init__(self, output: Any) -> None:
-        self._output = output
+        self._output, self._writing = output, threading.Lock()
         self._pending = threading.local()
 
     def write(self, text: str) -> int:
@@ -118,8 +118,9 @@ class WholeLines:
         *whole, rest = (getattr(self._pending, "text", "") + text).split("\n")
         self._pending.text = rest
         if whole:
-            self._output.write("\n".join(whole) + "\n")
-            self._output.flush()
+            with self._writing:  # a text stream is not safe for several threads
+                self._output.write("\n".join(whole) + "\n")
+                self._output.flush()
         return len(text)
 
     def flush(self) -> None:

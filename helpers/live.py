@@ -29,6 +29,7 @@ from helpers.errors import InvalidExperiment, LabError, StackError
 from helpers.experiment import Experiment
 from helpers.files import RUNS
 from helpers.fleet import Fleet
+from helpers.recorder import Recorder
 from helpers.stack import INPUT_LIMIT_BYTES, Stack, deploy, parameters
 from helpers.trace import ITEM_TIMES, Trace
 
@@ -239,7 +240,7 @@ def burst(stack: Stack, experiment: Experiment, progress: Progress = True) -> Tr
 def _followed(
     progress: Progress,
     experiment: Experiment,
-    samples: list[dict[str, float]],
+    samples: Iterable[dict[str, float]],
     counts: list[dict[str, Any]] | None,
 ) -> contextlib.AbstractContextManager[LiveFigure | None]:
     """The figure that follows the run, if one shall."""
@@ -433,9 +434,13 @@ def _bar(things: Iterable[str], total: int, what: str, progress: bool) -> Iterab
 
 
 @contextlib.contextmanager
-def sampled_queue(stack: Stack) -> Iterator[list[dict[str, float]]]:
-    """Sample the queue's depth, as SQS reports it, until the block ends. Times are epoch seconds."""
-    samples: list[dict[str, float]] = []
+def sampled_queue(stack: Stack) -> Iterator[Recorder[dict[str, float]]]:
+    """Sample the queue's depth, as SQS reports it, until the block ends. Times are epoch seconds.
+
+    Yields:
+        The samples, to which a thread appends until the block ends.
+    """
+    samples: Recorder[dict[str, float]] = Recorder()
     if "QueueUrl" not in stack.outputs:
         yield samples
         return
@@ -622,7 +627,7 @@ def _own_trace(
     stack: Stack,
     experiment: Experiment,
     since: float,
-    samples: list[dict[str, float]],
+    samples: Iterable[dict[str, float]],
     fleet: Fleet | None,
     counts: list[dict[str, Any]],
 ) -> Trace:
@@ -635,7 +640,7 @@ def _burst_trace(
     stack: Stack,
     experiment: Experiment,
     since: float,
-    samples: list[dict[str, float]],
+    samples: Iterable[dict[str, float]],
     fleet: Fleet | None,
     patience: float | None = None,
 ) -> Trace:
@@ -674,7 +679,7 @@ def _trace(
     stack: Stack,
     experiment: Experiment,
     execution: dict[str, Any],
-    samples: list[dict[str, float]],
+    samples: Iterable[dict[str, float]],
     fleet: Fleet | None,
     patience: float | None = None,
 ) -> Trace:
@@ -688,7 +693,7 @@ def traced(
     experiment: Experiment,
     back: list[dict[str, Any]],
     began: float,
-    samples: list[dict[str, float]],
+    samples: Iterable[dict[str, float]],
     fleet: Fleet | None = None,
     patience: float | None = None,
 ) -> Trace:
@@ -721,13 +726,13 @@ def _as_trace(
     began: float,
     rows: list[dict[str, Any]],
     attempts: list[dict[str, Any]],
-    samples: list[dict[str, float]],
+    samples: Iterable[dict[str, float]],
 ) -> Trace:
     """The trace from rows whose times are epoch seconds."""
     items = pd.DataFrame(rows, columns=["item", "lane", *ITEM_TIMES, "attempts", "outcome"])
     columns = ["item", "attempt", "worker", "start", "end", "outcome"]
     tries = pd.DataFrame(attempts + _missed(attempts), columns=columns)
-    sampled = pd.DataFrame(samples, columns=["time", "visible", "in_flight"])
+    sampled = pd.DataFrame(list(samples), columns=["time", "visible", "in_flight"])
     for table, times in ((items, ITEM_TIMES), (tries, ["start", "end"]), (sampled, ["time"])):
         table[times] = table[times].astype(float) - began
     return Trace(
@@ -827,7 +832,7 @@ def attempts_since(
     give_up = time.monotonic() + (stack.engine.log_seconds if patience is None else patience)
     while True:
         lines = [line for group in groups for line in log_lines(stack, group, since)]
-        parsed = parse_log(lines + (fleet.lines if fleet else []))
+        parsed = parse_log([*lines, *(fleet.lines if fleet else [])])
         attempts = {key: attempt for key, attempt in parsed.items() if attempt["start"] >= since}
         if complete(attempts) or time.monotonic() > give_up:
             return attempts

@@ -9,7 +9,7 @@ import contextlib
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -63,7 +63,10 @@ class LiveFigure:
 
     @contextlib.contextmanager
     def following(
-        self, experiment: Experiment, samples: list[dict[str, float]], counts: list[dict[str, Any]] | None
+        self,
+        experiment: Experiment,
+        samples: Iterable[dict[str, float]],
+        counts: Iterable[dict[str, Any]] | None,
     ) -> Iterator[LiveFigure]:
         """Follow a run from now to the end of the block.
 
@@ -124,10 +127,10 @@ class LiveFigure:
     def _figure(self, state: str, trace: Trace | None) -> tuple[Figure, str]:
         """The picture, and what it says in words."""
         columns = ["time", "visible", "in_flight"]
-        samples = pd.DataFrame(self._samples[:], columns=columns, dtype=float)
+        samples = pd.DataFrame(list(self._samples), columns=columns, dtype=float)
         if trace:  # the queue is looked at until the last picture is drawn, and after the run's end
             samples = samples[: len(trace.samples)]
-        counts = pd.DataFrame((self._counts or [])[:], columns=["time", "running", *RETURNED], dtype=float)
+        counts = pd.DataFrame(list(self._counts or ()), columns=["time", "running", *RETURNED], dtype=float)
         for table in (samples, counts):
             table["time"] = (table["time"] - self._since).clip(lower=0)
         back = counts["time"], counts[list(RETURNED)].sum(axis="columns")

@@ -496,7 +496,9 @@ def _mark(cell: Any, name: str, message: str, lines: Sequence[str] = ()) -> None
 
 def _mark_threads(log: Path, cells: Sequence[Any]) -> None:
     """Mark the cells whose threads failed."""
-    failures = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    # The last line has no end while a thread of the kernel writes it: it is there after the next cell.
+    failures = [json.loads(line) for line in lines if line.endswith("\n")]
     code = _code(cells)
     for number, name, message, lines in failures:
         _mark(code[max(0, min(number, len(code)) - 1)], name, f"{message} (in a thread)".strip(), lines)

@@ -127,7 +127,8 @@ class Wire:
 
     def fired(self) -> pd.DataFrame:
         """The faults done so far: time (epoch s), service, operation, fault (as microburst calls it)."""
-        events = [(event.ts, event.service, event.operation, event.action) for event in self._proxy.fired]
+        fired = self._proxy.fired.copy()  # in one step: the proxy's thread appends to it
+        events = [(event.ts, event.service, event.operation, event.action) for event in fired]
         return pd.DataFrame(events, columns=["time", "service", "operation", "fault"])
 
     def put_before(self, stack: Stack, output: str = "WorkerFunction") -> None:

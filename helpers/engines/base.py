@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from types import TracebackType
@@ -61,6 +62,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._clients: dict[str, Any] = {}
+        self._making = threading.Lock()  # boto3's sessions make one client at a time
         self._pacer = Pacer()
 
     def _new_client(self, service: str) -> Any:
@@ -68,11 +70,13 @@ class Engine:
 
     def client(self, service: str) -> Any:
         """The boto3 client of an AWS service here, e.g. `client("sqs")`; threads may share it."""
-        if service not in self._clients:
-            self._clients[service] = self._new_client(service)
-            if self.paced:
-                self._pacer.pace(self._clients[service])
-        return self._clients[service]
+        with self._making:
+            if service not in self._clients:
+                client = self._new_client(service)
+                if self.paced:
+                    self._pacer.pace(client)
+                self._clients[service] = client
+            return self._clients[service]
 
     def fleet_environment(self) -> dict[str, str]:
         """The environment in which a fleet process finds this engine with plain boto3."""

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -386,6 +387,7 @@ class Local(Engine):
         self.credentials = credentials or credentials_for(self.endpoint_url)
         """The credentials of an engine of the lab's; None for another, which gets dummy ones."""
         self._refused_since: float | None = None
+        self._refusing = threading.Lock()
         keys = DUMMY | (self.credentials.variables() if self.credentials else {})
         self._session = Session(
             aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
@@ -436,11 +438,12 @@ class Local(Engine):
 
         A port of this machine refuses connections only then; the clients' patience is for busy engines.
         """
-        if not isinstance(caught_exception, EndpointConnectionError):
-            self._refused_since = None
-            return
-        self._refused_since = self._refused_since or time.monotonic()
-        if time.monotonic() - self._refused_since >= GONE_SECONDS:
+        with self._refusing:  # all threads' clients share it
+            if not isinstance(caught_exception, EndpointConnectionError):
+                self._refused_since = None
+                return
+            since = self._refused_since = self._refused_since or time.monotonic()
+        if time.monotonic() - since >= GONE_SECONDS:
             raise EngineGone(
                 f"{self.endpoint_url}: the {self.name} engine has ended, nothing listens there any more; "
                 "start it, and run it again"
