@@ -33,6 +33,21 @@ from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment
 INFRA = Path(__file__).parents[1] / "infra"
 TAGS = {"project": "concurrency-lab"}
 """Of every stack of the lab, and of everything in it."""
+PREFIX = "concurrency-lab-"
+"""The beginning of every stack's name, and so of the names of everything in it.
+
+The policies in infra/ go by it, and nothing with another name is ever destroyed or removed.
+"""
+STACK_TAG = "aws:cloudformation:stack-name"
+"""The tag by which CloudFormation names a resource's stack; on AWS nobody else can set it."""
+BOUNDARY = "LAB_PERMISSIONS_BOUNDARY"
+"""The environment variable with the ARN of the policy that bounds the roles of what is deployed."""
+BOUNDARY_POLICY = "concurrency-lab-boundary"
+"""The policy that bounds them where the variable is not set and the account has one of this name."""
+NAME_LIMIT = 80
+"""Characters in the name of a state machine or an activity (Step Functions quotas, 2026-11-24)."""
+COMPARED = 50
+"""Characters of a stack's name that a resource's name holds for certain: emulators cut it to fit 63."""
 RUN = "LAB_RUN"
 """The environment variable that names the run whose processes deploy; its value is a tag of each stack."""
 _OWN_RUN = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
@@ -144,7 +159,7 @@ def check(workflow: str, values: Mapping[str, Value]) -> dict[str, Value]:
             raise StackError(f"parameter {name!r}: {workflow} has none of that name, but {', '.join(known)}")
     full = {name: values.get(name, spec["Default"]) for name, spec in known.items()}
     for name, value in full.items():
-        _check_bounds(name, value, known[name])
+        _check_bounds(name, value, known)
     both: dict[str, Any] = full
     if {"HeartbeatSeconds", "TimeoutSeconds"} <= both.keys() and (
         both["HeartbeatSeconds"] >= both["TimeoutSeconds"]
@@ -174,13 +189,20 @@ def check(workflow: str, values: Mapping[str, Value]) -> dict[str, Value]:
     return full
 
 
-def _check_bounds(name: str, value: Value, spec: Mapping[str, Any]) -> None:
+def _check_bounds(name: str, value: Value, known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise StackError for a value that the parameter of this name does not take.
+
+    known: the template's parameters.
+    """
+    spec = known[name]
     if spec["Type"] == "Number":
         if isinstance(value, bool) or not isinstance(value, int):
             raise StackError(f"{name}={value!r}: must be a whole number; {spec['Description']}")
         low, high = spec.get("MinValue", value), spec.get("MaxValue", value)
         if not low <= value <= high:
             raise StackError(f"{name}={value}: must be from {low} to {high}; {spec['Description']}")
+    if "AllowedPattern" in spec and not re.fullmatch(spec["AllowedPattern"], str(value)):
+        raise StackError(f"{name}={value!r}: must match {spec['AllowedPattern']}; {spec['Description']}")
     if "AllowedValues" in spec and value not in spec["AllowedValues"]:
         allowed = ", ".join(map(str, spec["AllowedValues"]))
         raise StackError(f"{name}={value!r}: must be one of {allowed}; {spec['Description']}")
@@ -233,11 +255,17 @@ class Stack:
     def update(self, values: Mapping[str, Value]) -> Stack:
         """Give the stack other parameters in place, and return it as it is then.
 
-        values: the template's parameters that differ from its defaults, as for `deploy`. What they do not
-        change stays, queued messages included. Raises StackError for a value that `check` refuses, before
-        anything is changed, and for an update that fails, after destroying the stack.
+        What they do not change stays: queued messages, and the boundary of the stack's roles.
+
+        Args:
+            values: The template's parameters that differ from its defaults, as for `deploy`.
+
+        Raises:
+            StackError: A value that `check` refuses, before anything is changed; or an update that fails,
+                after destroying the stack.
         """
-        full = check(self.workflow, values)
+        kept = {name: self.parameters[name] for name in {"PermissionsBoundary"} & self.parameters.keys()}
+        full = check(self.workflow, kept | dict(values))
         if full == self.parameters:
             return self  # CloudFormation calls an update without changes an error
         with _removed_on_failure(self.engine, self.workflow, self.name, "updated"):
@@ -279,13 +307,25 @@ def run_id() -> str:
 def deploy(engine: Engine, workflow: str, values: Mapping[str, Value] | None = None) -> Stack:
     """Deploy a workflow under a name of its own and return it; use it as a context manager.
 
-    values: the template's parameters that differ from its defaults. Raises StackError for a value that
-    `check` refuses, before anything is created, and for a deployment that fails, after removing it.
     On an engine whose ResultWriter loses results, Maps have none.
+
+    Args:
+        engine: Where to deploy it.
+        workflow: A folder of infra/.
+        values: The template's parameters that differ from its defaults. Without a PermissionsBoundary
+            among them, the roles get the one that `permissions_boundary` finds.
+
+    Raises:
+        StackError: A value that `check` refuses, or a name over AWS's limit, before anything is created;
+            or a deployment that fails, after removing it.
     """
     full = check(workflow, values or {})
     body = template(workflow, results_in_s3=engine.shows("distributed_map.result_writer_succeeded"))
-    name = f"lab-{workflow.replace('_', '-')}-{uuid.uuid4().hex[:8]}"
+    name = f"{PREFIX}{workflow.replace('_', '-')}-{uuid.uuid4().hex[:8]}"
+    check_names(workflow, name, body)
+    if "PermissionsBoundary" in full and "PermissionsBoundary" not in (values or {}):
+        full["PermissionsBoundary"] = permissions_boundary(engine)
+        _check_bounds("PermissionsBoundary", full["PermissionsBoundary"], body["Parameters"])
     with _removed_on_failure(engine, workflow, name, "deployed"):
         with _done_already("AlreadyExists"):
             engine.client("cloudformation").create_stack(
@@ -300,12 +340,52 @@ def deploy(engine: Engine, workflow: str, values: Mapping[str, Value] | None = N
         return Stack(engine, workflow, name, full, _outputs(engine, name))
 
 
+def check_names(workflow: str, name: str, body: Mapping[str, Any]) -> None:
+    """Raise StackError where Step Functions would refuse a name that begins with this stack's name."""
+    for resource in body["Resources"].values():
+        for key in ("Name", "StateMachineName"):
+            value = resource.get("Properties", {}).get(key)
+            if isinstance(value, dict) and resource["Type"].startswith("AWS::StepFunctions::"):
+                full = value.get("Fn::Sub", "${AWS::StackName}").replace("${AWS::StackName}", name)
+                if len(full) > NAME_LIMIT:
+                    raise StackError(
+                        f"workflow {workflow!r}: its {resource['Type']} would be called {full!r}, which has "
+                        f"{len(full)} characters, and AWS takes {NAME_LIMIT}; give its folder a shorter name"
+                    )
+
+
+def permissions_boundary(engine: Engine) -> str:
+    """Return the ARN of the policy that bounds the roles of what is deployed here, or "" for none.
+
+    It is the one in LAB_PERMISSIONS_BOUNDARY, else the account's policy `concurrency-lab-boundary`, which an
+    administrator makes of infra/boundary.policy.json.
+
+    Raises:
+        StackError: The account does not answer. A refusal to look counts as none: who needs a boundary to
+            make roles is refused by AWS itself without one.
+    """
+    if named := os.environ.get(BOUNDARY):
+        return named
+    try:
+        _, partition, _, _, account, _ = engine.client("sts").get_caller_identity()["Arn"].split(":", 5)
+        arn = f"arn:{partition}:iam::{account}:policy/{BOUNDARY_POLICY}"
+        engine.client("iam").get_policy(PolicyArn=arn)
+    except (ClientError, BotoCoreError) as error:
+        if _says_gone(error) or (isinstance(error, ClientError) and "AccessDenied" in str(error)):
+            return ""
+        raise StackError(f"policy {BOUNDARY_POLICY}: could not be looked for ({error}); try again") from error
+    return arn
+
+
 def destroy(engine: Engine, name: str) -> None:
     """Stop the stack's executions, empty its buckets, delete it and wait until it is gone.
 
     A stack that does not exist counts as destroyed, as does what is no more of one that does. Tries again
-    where CloudFormation fails. Raises StackError when something is left, or the engine does not answer. An
-    interruption goes on, and says first what may be left.
+    where CloudFormation fails. An interruption goes on, and says first what may be left.
+
+    Raises:
+        StackError: The stack is not the lab's by tag and name, and nothing was touched; or something is
+            left, or the engine does not answer.
     """
     again = f"run `./lab destroy {name} {engine.flags()}` again, or delete it in the CloudFormation console"
     try:
@@ -327,6 +407,9 @@ def _delete(engine: Engine, name: str) -> None:
     """Destroy the stack in one try."""
     cloudformation = engine.client("cloudformation")
     try:
+        (described,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
+        if reason := _why_foreign(name, _told(described.get("Tags", []))):
+            raise StackError(f"stack {name}: is left, because {reason}; delete it by hand if it may go")
         _wait_out_update(engine, name)
         resources = [
             resource
@@ -368,80 +451,223 @@ def _give_up(engine: Engine, name: str) -> bool:
 
 
 def deployed(engine: Engine, run: str | None = None) -> list[str]:
-    """The names of the lab's stacks on this engine, in whatever state, those that others deployed included.
+    """Return the names of the lab's stacks on this engine, in any state, including those of other people.
 
-    run: only those with this tag `run`.
+    A stack is the lab's if it has the tag project=concurrency-lab and a name that begins with
+    `concurrency-lab-`.
+
+    Args:
+        engine: Where to look.
+        run: Only stacks with this tag `run`.
     """
-    wanted = TAGS if run is None else TAGS | {"run": run}
-    pages = engine.client("cloudformation").get_paginator("describe_stacks").paginate()
     return sorted(
         stack["StackName"]
-        for page in pages
-        for stack in page["Stacks"]
-        if wanted.items() <= {tag["Key"]: tag["Value"] for tag in stack.get("Tags", [])}.items()
-        and stack["StackStatus"] != "DELETE_COMPLETE"
+        for stack in _tagged_stacks(engine)
+        if stack["StackName"].startswith(PREFIX) and (run is None or _told(stack["Tags"]).get("run") == run)
     )
 
 
-def orphans(engine: Engine) -> list[str]:
-    """The ARNs of what carries the lab's tag and is in no stack of the lab's.
+def _tagged_stacks(engine: Engine) -> list[dict[str, Any]]:
+    """Return the stacks that have the lab's tag, and are not deleted yet."""
+    pages = engine.client("cloudformation").get_paginator("describe_stacks").paginate()
+    return [
+        stack
+        for page in pages
+        for stack in page["Stacks"]
+        if TAGS.items() <= _told(stack.get("Tags", [])).items() and stack["StackStatus"] != "DELETE_COMPLETE"
+    ]
 
-    What CloudFormation was made to keep, or lost. Resources that do not say which stack they are of count
-    only where none of the lab's is left. AWS may still list for a while what is gone. Raises StackError where
-    the engine does not tell.
+
+def _told(tags: list[dict[str, str]]) -> dict[str, str]:
+    """Return tags as most services list them as a mapping."""
+    return {tag["Key"]: tag["Value"] for tag in tags}
+
+
+def _why_foreign(name: str, tags: Mapping[str, str]) -> str | None:
+    """Return why a stack or resource is not the lab's, or None if it is.
+
+    Args:
+        name: Its name. The name of its stack, which CloudFormation puts into a tag, counts in its place.
+        tags: Its tags.
     """
-    stacks = deployed(engine)
+    if not TAGS.items() <= tags.items():
+        return f"it has no tag project={TAGS['project']}"
+    if STACK_TAG in tags:
+        return None if tags[STACK_TAG].startswith(PREFIX) else f"it is of the stack {tags[STACK_TAG]!r}"
+    return None if name.startswith(PREFIX) else f"the name {name!r} does not begin with {PREFIX}"
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A resource that has the lab's tag.
+
+    Attributes:
+        arn: Its ARN.
+        foreign: Why it is not the lab's to remove, or None if it is.
+        stack: The stack of the lab's that it is in, or None if that stack is gone.
+    """
+
+    arn: str
+    foreign: str | None
+    stack: str | None
+
+
+def tagged(engine: Engine) -> list[Tagged]:
+    """Return the stacks and resources that have the lab's tag, and say which of them are the lab's.
+
+    A resource is the lab's if the tag `aws:cloudformation:stack-name` names a stack of the lab's, existing or
+    not. Where it has no such tag, its name must begin with `concurrency-lab-`, as all names do that
+    CloudFormation or a template makes up in such a stack; an event source mapping counts by the name of its
+    function. Roles, which AWS does not find by tag, are looked for by name. AWS may still list for a while
+    what is gone.
+
+    Raises:
+        StackError: The engine does not tell.
+    """
     filters = [{"Key": key, "Values": [value]} for key, value in TAGS.items()]
     pages = engine.client("resourcegroupstaggingapi").get_paginator("get_resources")
-    found = []
     try:
-        tagged = [
-            one for page in pages.paginate(TagFilters=filters) for one in page["ResourceTagMappingList"]
+        stacks = _tagged_stacks(engine)
+        ours = [stack["StackName"] for stack in stacks if stack["StackName"].startswith(PREFIX)]
+        found = {
+            one["ResourceARN"]: _told(one["Tags"])
+            for page in pages.paginate(TagFilters=filters)
+            for one in page["ResourceTagMappingList"]
+            if ":cloudformation:" not in one["ResourceARN"]
+        }
+        found |= _tagged_roles(engine)
+        judged = [_judged(engine, arn, tags, ours) for arn, tags in found.items()]
+        judged += [
+            Tagged(stack["StackId"], _why_foreign(stack["StackName"], TAGS), None)
+            for stack in stacks
+            if stack["StackName"] not in ours
         ]
     except (ClientError, BotoCoreError) as error:
         raise StackError(
             f"what is in no stack: could not be looked for ({error}); search for the tag project="
             f"{TAGS['project']} in the console's Tag Editor"
         ) from error
-    for resource in tagged:
-        tags = {tag["Key"]: tag["Value"] for tag in resource["Tags"]}
-        of = tags.get("aws:cloudformation:stack-name")
-        if ":cloudformation:" not in resource["ResourceARN"] and (of not in stacks if of else not stacks):
-            found.append(resource["ResourceARN"])
-    return sorted(found)
+    return sorted(judged, key=lambda one: one.arn)
+
+
+def _tagged_roles(engine: Engine) -> dict[str, dict[str, str]]:
+    """Return the tags of the roles with a name and a tag of the lab's, by ARN."""
+    iam = engine.client("iam")
+    roles = [
+        role
+        for page in iam.get_paginator("list_roles").paginate()
+        for role in page["Roles"]
+        if role["RoleName"].startswith(PREFIX)
+    ]
+    told = {role["Arn"]: _told(iam.list_role_tags(RoleName=role["RoleName"])["Tags"]) for role in roles}
+    return {arn: tags for arn, tags in told.items() if TAGS.items() <= tags.items()}
+
+
+def _judged(engine: Engine, arn: str, tags: Mapping[str, str], stacks: list[str]) -> Tagged:
+    """Return whose a resource is.
+
+    Args:
+        engine: Where it is.
+        arn: Its ARN.
+        tags: Its tags.
+        stacks: The names of the lab's stacks.
+    """
+    _, kind, name = _parts(arn)
+    if kind == "event-source-mapping" and STACK_TAG not in tags:
+        name = _function_of(engine, name)
+    inside = [
+        stack
+        for stack in stacks
+        if (
+            tags[STACK_TAG] == stack
+            if STACK_TAG in tags
+            else name.lower().startswith(stack.lower()[:COMPARED])
+        )
+    ]
+    return Tagged(arn, _why_foreign(name, tags), inside[0] if inside else None)
+
+
+def _parts(arn: str) -> tuple[str, str, str]:
+    """Return the service, the kind and the whole name of the resource with this ARN.
+
+    A queue and a bucket, whose ARNs tell no kind, have the kind "".
+    """
+    _, _, service, _, _, rest = arn.split(":", 5)
+    kind, separator, name = re.fullmatch("([^:/]*)([:/]?)(.*)", rest).groups()  # type: ignore[union-attr]
+    return (service, kind, name.removesuffix(":*")) if separator else (service, "", rest)
+
+
+def _function_of(engine: Engine, mapping: str) -> str:
+    """Return the name of an event source mapping's function.
+
+    A mapping that is gone, or of a function that one may not look at, has the name "".
+    """
+    try:
+        described = engine.client("lambda").get_event_source_mapping(UUID=mapping)
+    except ClientError as error:
+        if not (_says_gone(error) or "AccessDenied" in str(error)):
+            raise
+        return ""
+    return str(described["FunctionArn"].split(":")[6])
+
+
+def orphans(engine: Engine) -> list[str]:
+    """Return the ARNs of the lab's resources, by tag and name, that are in no existing stack.
+
+    CloudFormation was made to keep them, or lost them. See `tagged` for how a resource is known.
+
+    Raises:
+        StackError: The engine does not tell.
+    """
+    return [one.arn for one in tagged(engine) if not one.foreign and not one.stack]
 
 
 def remove(engine: Engine, arn: str) -> None:
-    """Delete one of the lab's resources by its ARN; one that does not exist counts as deleted.
+    """Delete a resource of the lab's that is in no stack, by its ARN.
 
-    Raises StackError for a kind that the lab's templates do not make, or when the engine refuses.
+    Raises:
+        StackError: The resource is not the lab's by tag and name, or is gone, or is in an existing stack, or
+            is of a kind that no template makes, and nothing was touched; or the engine refuses.
     """
-    _, _, service, _, _, rest = arn.split(":", 5)
-    kind, _, name = rest.partition(":")
+    found = {one.arn.removesuffix(":*"): one for one in tagged(engine)}.get(arn.removesuffix(":*"))
+    if not found:
+        raise StackError(f"{arn}: is left, because nothing with the tag project={TAGS['project']} is there")
+    if found.foreign:
+        raise StackError(f"{arn}: is left, because {found.foreign}; delete it by hand if it may go")
+    if found.stack:
+        raise StackError(f"{arn}: is left, because it is in stack {found.stack}; destroy that")
+    _delete_resource(engine, arn)
+
+
+def _delete_resource(engine: Engine, arn: str) -> None:
+    """Delete a resource, whosever it is; one that does not exist counts as deleted."""
+    service, kind, name = _parts(arn)
     try:
         match service, kind:
             case "logs", "log-group":
-                engine.client("logs").delete_log_group(logGroupName=name.removesuffix(":*"))
+                engine.client("logs").delete_log_group(logGroupName=name)
             case "lambda", "function":
                 engine.client("lambda").delete_function(FunctionName=name)
             case "lambda", "event-source-mapping":
                 engine.client("lambda").delete_event_source_mapping(UUID=name)
-            case "dynamodb", table:
-                engine.client("dynamodb").delete_table(TableName=table.removeprefix("table/"))
-            case "events", rule:
-                _delete_rule(engine, rule.removeprefix("rule/"))
-            case "pipes", pipe:
-                engine.client("pipes").delete_pipe(Name=pipe.removeprefix("pipe/"))
+            case "dynamodb", "table":
+                engine.client("dynamodb").delete_table(TableName=name)
+            case "events", "rule":
+                _delete_rule(engine, name)
+            case "pipes", "pipe":
+                engine.client("pipes").delete_pipe(Name=name)
             case "states", "activity":
                 engine.client("stepfunctions").delete_activity(activityArn=arn)
             case "states", "stateMachine":
                 engine.client("stepfunctions").delete_state_machine(stateMachineArn=arn)
-            case "sqs", queue:
+            case "sqs", "":
                 sqs = engine.client("sqs")
-                sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=queue)["QueueUrl"])
-            case "s3", bucket:
-                _empty(engine, bucket)
-                engine.client("s3").delete_bucket(Bucket=bucket)
+                sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=name)["QueueUrl"])
+            case "iam", "role":
+                _delete_role(engine, name.rpartition("/")[2])
+            case "s3", "":
+                _empty(engine, name)
+                engine.client("s3").delete_bucket(Bucket=name)
             case _:
                 raise StackError(f"{arn}: is of no kind that the lab's templates make; delete it by hand")
     except (ClientError, BotoCoreError) as error:
@@ -456,6 +682,15 @@ def _delete_rule(engine: Engine, rule: str) -> None:
     if targets:
         events.remove_targets(Rule=rule, Ids=[target["Id"] for target in targets])
     events.delete_rule(Name=rule)
+
+
+def _delete_role(engine: Engine, role: str) -> None:
+    """Delete a role, which IAM refuses while it has policies."""
+    iam = engine.client("iam")
+    for page in iam.get_paginator("list_role_policies").paginate(RoleName=role):
+        for policy in page["PolicyNames"]:
+            iam.delete_role_policy(RoleName=role, PolicyName=policy)
+    iam.delete_role(RoleName=role)
 
 
 def _listed(values: Mapping[str, Value]) -> list[dict[str, str]]:

@@ -60,10 +60,12 @@ BATCHES = {
 }
 """The action that a batch takes (the same)."""
 UNCHECKED = {"iam:PassRole", "sqs:StartMessageMoveTask", "sts:GetCallerIdentity"}
-"""Actions that are not tried on the engine: it ignores the first, has no such call as the second, and AWS
-refuses the third to nobody."""
+"""Actions that are not tried one by one: the first is no call of its own, the engine has no such call as the
+second, and AWS refuses the third to nobody."""
 NAMESAKES = {"get_template", "query"}
 """Methods of jinja's and of pandas' that the lab calls, and that are named as some of AWS's clients are."""
+SHARED = {"get_policy": "iam:GetPolicy"}
+"""Methods that clients of several services have, and the operation that the lab calls."""
 ON_BEHALF = {
     "AWS::DynamoDB::Table": {
         "CreateTable",
@@ -173,25 +175,30 @@ Of the permissions that the resource types' schemas list, those for the properti
 
 
 ACCOUNT = "000000000000"
+BOUNDARY = f"arn:aws:iam::{ACCOUNT}:policy/concurrency-lab-boundary"
 EXAMPLES = {
-    "activityArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:activity:lab-none",
-    "QueueUrl": f"http://localhost/{ACCOUNT}/lab-probe",
-    "executionArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:execution:lab-probe:run",
-    "mapRunArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:mapRun:lab-probe/Items:run",
-    "stateMachineArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:stateMachine:lab-probe",
+    "PermissionsBoundary": BOUNDARY,
+    "PolicyArn": BOUNDARY,
+    **dict.fromkeys(("Role", "RoleArn", "roleArn"), f"arn:aws:iam::{ACCOUNT}:role/concurrency-lab-probe"),
+    "activityArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:activity:concurrency-lab-none",
+    "QueueUrl": f"http://localhost/{ACCOUNT}/concurrency-lab-probe",
+    "executionArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:execution:concurrency-lab-probe:run",
+    "mapRunArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:mapRun:concurrency-lab-probe/Items:run",
+    "stateMachineArn": f"arn:aws:states:{local.REGION}:{ACCOUNT}:stateMachine:concurrency-lab-probe",
 }
 """Members of requests that name a resource by more than its name."""
 TAGGED = {
-    "dynamodb": f"arn:aws:dynamodb:{local.REGION}:{ACCOUNT}:table/lab-probe",
-    "events": f"arn:aws:events:{local.REGION}:{ACCOUNT}:rule/lab-probe",
-    "lambda": f"arn:aws:lambda:{local.REGION}:{ACCOUNT}:event-source-mapping:lab-probe",
-    "logs": f"arn:aws:logs:{local.REGION}:{ACCOUNT}:log-group:lab-probe",
-    "pipes": f"arn:aws:pipes:{local.REGION}:{ACCOUNT}:pipe/lab-probe",
+    "dynamodb": f"arn:aws:dynamodb:{local.REGION}:{ACCOUNT}:table/concurrency-lab-probe",
+    "events": f"arn:aws:events:{local.REGION}:{ACCOUNT}:rule/concurrency-lab-probe",
+    "lambda": f"arn:aws:lambda:{local.REGION}:{ACCOUNT}:event-source-mapping:concurrency-lab-probe",
+    "logs": f"arn:aws:logs:{local.REGION}:{ACCOUNT}:log-group:concurrency-lab-probe",
+    "pipes": f"arn:aws:pipes:{local.REGION}:{ACCOUNT}:pipe/concurrency-lab-probe",
     "states": EXAMPLES["stateMachineArn"],
 }
 """What is tagged, by the service's prefix."""
-NAMING = {"S", "key", "logGroupName", "stateMachineArn", "value"}
-"""Members that are sent without being required: those that name the resource, or make a tag whole."""
+NAMING = {"PermissionsBoundary", "S", "key", "logGroupName", "stateMachineArn", "value"}
+"""Members that are sent without being required: they name the resource or bound it, or make a tag whole.
+"""
 
 
 def listed(value: Any) -> list[Any]:
@@ -200,13 +207,20 @@ def listed(value: Any) -> list[Any]:
 
 def allowed(policy: Document = POLICY) -> set[str]:
     """The actions that a policy allows."""
-    return {action for statement in policy["Statement"] for action in listed(statement["Action"])}
+    return {
+        action
+        for statement in policy["Statement"]
+        if statement["Effect"] == "Allow"
+        for action in listed(statement["Action"])
+    }
 
 
 def without(policy: Document, *actions: str) -> Document:
-    """A policy but for some actions; a statement without any is left out."""
+    """A policy that allows all but some actions; a statement without any is left out."""
     statements = [
         {**statement, "Action": [kept for kept in listed(statement["Action"]) if kept not in actions]}
+        if statement["Effect"] == "Allow"
+        else statement
         for statement in policy["Statement"]
     ]
     return {**policy, "Statement": [statement for statement in statements if statement["Action"]]}
@@ -231,6 +245,7 @@ def called() -> set[str]:
     for prefix, name in NAMESPACES.items():
         for method, operation in boto3.client(name, "us-east-1").meta.method_to_api_mapping.items():
             methods[method] = f"{prefix}:{operation}"
+    methods |= SHARED
     # A method is called on a client, or named to make a paginator.
     words = {
         node.attr if isinstance(node, ast.Attribute) else node.value
@@ -285,7 +300,7 @@ def role_lacking(server: EnforcingServer, role: str, action: str) -> Iterator[No
 def request(client: Any, action: str, known: dict[str, str]) -> Callable[[], Any]:
     """The call that takes this action, with as little in it as its model wants.
 
-    known: values of members by name. Others are `lab-probe` or the like: names of the lab's, of nothing.
+    known: values of members by name. Others are `concurrency-lab-probe` or the like: names of the lab's.
     """
     prefix, _, name = action.partition(":")
     operation = OPERATIONS.get(action, name)
@@ -311,7 +326,7 @@ def _example(shape: Shape, known: dict[str, Any]) -> Any:
         case "blob":
             return b"{}"
         case "string":
-            return (shape.enum or ["lab-probe"])[0]
+            return (shape.enum or ["concurrency-lab-probe"])[0]
         case _:  # numbers and times
             return 1
 

@@ -383,7 +383,10 @@ def test_every_call_with_a_quota_is_paced(monkeypatch):
 
 RUN_BEGAN = time.time() // 60 * 60 - 600 + 30
 """In the middle of a minute, and long enough ago."""
-OUTPUTS = {"WorkerFunction": "lab-worker", "QueueUrl": "https://sqs.us-east-1.amazonaws.com/1/lab-queue"}
+OUTPUTS = {
+    "WorkerFunction": "concurrency-lab-worker",
+    "QueueUrl": "https://sqs.us-east-1.amazonaws.com/1/concurrency-lab-queue",
+}
 
 
 def test_metrics_of_the_run_s_minutes_are_read(capsys):
@@ -395,7 +398,7 @@ def test_metrics_of_the_run_s_minutes_are_read(capsys):
             MetricData=[
                 {
                     "MetricName": "ConcurrentExecutions",
-                    "Dimensions": [{"Name": "FunctionName", "Value": "lab-worker"}],
+                    "Dimensions": [{"Name": "FunctionName", "Value": "concurrency-lab-worker"}],
                     "Timestamp": datetime.fromtimestamp(RUN_BEGAN + seconds, UTC),
                     "Value": value,
                 }
@@ -499,9 +502,9 @@ def test_a_lost_network_ends_in_a_destroy_that_is_tried_and_told(monkeypatch, ca
     finally:
         server.stop()
     told = capsys.readouterr().err
-    assert re.search(r"stack (lab-combined-\w+): could not be destroyed", told)
+    assert re.search(r"stack (concurrency-lab-combined-\w+): could not be destroyed", told)
     where = f"--engine aws --endpoint {server.endpoint_url} --region us-east-1"
-    assert re.search(rf"`./lab destroy lab-combined-\w+ {where}`", told)
+    assert re.search(rf"`./lab destroy concurrency-lab-combined-\w+ {where}`", told)
     assert "not all that was measured could be kept" in told
     (kept,) = tmp_path.glob("interrupted-*.parquet")
     assert set(Trace.load(kept).metrics["metric"]) >= {"itemCounts.succeeded"}
@@ -650,7 +653,7 @@ def test_ctrl_c_destroys_what_the_notebook_had_deployed(engine, tmp_path, monkey
     thread.join(10)
     told = capfd.readouterr()
     assert code != 0
-    assert re.search(r"destroyed lab-task-token-\w+, which was left", told.err)
+    assert re.search(r"destroyed concurrency-lab-task-token-\w+, which was left", told.err)
     assert names(engine) == before
     assert secrets(folder, told.out, told.err) == []
 

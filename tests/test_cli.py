@@ -292,9 +292,9 @@ def test_the_engine_is_kept_deployed_to_and_stopped(tmp_path):
         assert lab("engine", "start").returncode == 2
         assert lab("engine", "status").returncode == 0
         deployed = lab("deploy", "task_token", "-p", "TimeoutSeconds=60", "-p", "HeartbeatSeconds=30")
-        assert deployed.stdout.startswith("lab-task-token-")
+        assert deployed.stdout.startswith("concurrency-lab-task-token-")
         name = deployed.stdout.split()[0]
-        assert lab("destroy", "lab-nothing").returncode == 2
+        assert lab("destroy", "concurrency-lab-nothing").returncode == 2
         assert f"destroy what? give names or --all; the lab's stacks here are {name}" in lab("destroy").stderr
         assert lab("destroy", name, "--all").returncode == 2
         assert lab("destroy", name).stdout == f"destroyed {name}\n"

@@ -44,7 +44,7 @@ def test_until_gives_up_and_says_on_what():
 @pytest.mark.parametrize("text", ["no such line", "import"])
 def test_a_text_that_is_not_once_in_the_code_is_refused(engine, text):
     """A drill that would break nothing, or more than it says, is refused before anything is changed."""
-    undeployed = stack.Stack(engine, "task_token", "lab-none", {}, {})
+    undeployed = stack.Stack(engine, "task_token", "concurrency-lab-none", {}, {})
     with pytest.raises(StackError, match=rf"'{text}': is \d+ times in the code of WorkerFunction"):
         recode(undeployed, {text: "pass"})
 

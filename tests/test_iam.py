@@ -3,8 +3,10 @@
 On an engine that enforces IAM, with the operator's policy as it lies in infra/, or less of it.
 """
 
+import io
 import json
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -79,7 +81,10 @@ def test_cloudformation_does_only_what_its_schemas_say():
 
 
 def test_the_operator_is_kept_to_what_is_the_labs():
-    """Where AWS lets a policy name resources, it names the lab's; each exception has its reason."""
+    """Where AWS lets a policy name resources, it names the lab's; each exception has its reason.
+
+    The lab's are what begins with the prefix of every stack.
+    """
     services = load_resource(AdditionalSpecs, "Policies.json")
 
     def can_be_narrowed(action: str) -> bool:
@@ -89,7 +94,7 @@ def test_the_operator_is_kept_to_what_is_the_labs():
     wide = {
         action
         for statement in iam.POLICY["Statement"]
-        if "lab-" not in json.dumps([statement["Resource"], statement.get("Condition")])
+        if stack.PREFIX not in json.dumps([statement["Resource"], statement.get("Condition")])
         for action in iam.listed(statement["Action"])
     }
     assert set(NOT_NARROWED) == {action for action in wide if can_be_narrowed(action)}
@@ -144,6 +149,9 @@ def combined(operator: Engine) -> Iterator[stack.Stack]:
 @pytest.fixture(scope="module")
 def known(operator: Engine, root: SimpleNamespace, combined: stack.Stack) -> Iterator[dict[str, str]]:
     """What must exist to be asked about: a mapping, which takes nothing, and a token that is waited for."""
+    root.client("iam").create_role(
+        RoleName="concurrency-lab-probe", AssumeRolePolicyDocument="{}", PermissionsBoundary=iam.BOUNDARY
+    )
     *_, account, name = combined.outputs["DeadLetterQueueUrl"].split("/")
     mapping = root.client("lambda").create_event_source_mapping(
         FunctionName=combined.outputs["WorkerFunction"],
@@ -184,6 +192,214 @@ def test_an_operator_without_an_action_is_refused(server, operator, combined, kn
     with iam.lacking(server, action):
         assert action == answer(call)
     assert answer(call) is None
+
+
+# The way to an administrator's rights
+
+TRUST = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "lambda.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
+        ],
+    }
+)
+EVERYTHING = json.dumps(
+    {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+)
+ADMINISTRATOR = "arn:aws:iam::aws:policy/AdministratorAccess"
+OURS, OLD, ADMINS = "concurrency-lab-climbs", "concurrency-lab-unbounded", "administrators"
+"""A role of the operator's own with the boundary, one of the lab's name without it, and somebody else's."""
+ADMINS_ARN = f"arn:aws:iam::{iam.ACCOUNT}:role/{ADMINS}"
+NAMESAKE = f"arn:aws:iam::{iam.ACCOUNT}:policy/x/concurrency-lab-boundary"
+CLIMBS = """
+import boto3
+from botocore.exceptions import ClientError
+
+def handler(event, context):
+    try:
+        boto3.client(event["service"]).__getattribute__(event["method"])(**event["arguments"])
+    except ClientError as error:
+        return error.response["Error"]["Code"]
+    return "done"
+"""
+
+
+def zipped(code: str) -> bytes:
+    """A function's code as Lambda takes it."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
+        file.writestr("index.py", code)
+    return packed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def roles(root: SimpleNamespace, operator: Engine) -> None:
+    """The three roles, and a function, a queue and a pipe of the operator's own."""
+    made, trust = root.client("iam"), {"AssumeRolePolicyDocument": TRUST}
+    operator.client("iam").create_role(RoleName=OURS, PermissionsBoundary=iam.BOUNDARY, **trust)
+    for name in (OLD, ADMINS):
+        made.create_role(RoleName=name, **trust)
+    made.put_role_policy(RoleName=ADMINS, PolicyName="all", PolicyDocument=EVERYTHING)
+    made.create_policy(PolicyName="concurrency-lab-boundary", Path="/x/", PolicyDocument=EVERYTHING)
+    operator.client("lambda").create_function(
+        FunctionName=OURS,
+        Runtime="python3.13",
+        Role=f"arn:aws:iam::{iam.ACCOUNT}:role/{OURS}",
+        Handler="index.handler",
+        Code={"ZipFile": zipped(CLIMBS)},
+        Timeout=30,
+    )
+
+
+def climb(service: str, method: str, **arguments: object) -> object:
+    """A step of the way, as a parameter."""
+    return pytest.param(service, method, arguments, id="-".join([method, *map(str, arguments.values())])[:70])
+
+
+NEW = {"RoleName": f"{OURS}-2", "AssumeRolePolicyDocument": TRUST}
+PASSES = {"lambda": "Role", "pipes": "RoleArn", "stepfunctions": "roleArn", "cloudformation": "RoleARN"}
+STEPS = [
+    climb("iam", "create_role", **NEW),
+    climb("iam", "create_role", PermissionsBoundary=ADMINISTRATOR, **NEW),
+    climb("iam", "create_role", PermissionsBoundary=NAMESAKE, **NEW),
+    climb("iam", "create_role", PermissionsBoundary=iam.BOUNDARY, **NEW | {"RoleName": "others"}),
+    climb("iam", "put_role_policy", RoleName=OLD, PolicyName="all", PolicyDocument=EVERYTHING),
+    climb("iam", "put_role_policy", RoleName=ADMINS, PolicyName="all", PolicyDocument=EVERYTHING),
+    climb("iam", "attach_role_policy", RoleName=OURS, PolicyArn=ADMINISTRATOR),
+    climb("iam", "attach_role_policy", RoleName=OLD, PolicyArn=ADMINISTRATOR),
+    climb("iam", "update_assume_role_policy", RoleName=ADMINS, PolicyDocument=TRUST),
+    climb("iam", "update_assume_role_policy", RoleName=OURS, PolicyDocument=TRUST),
+    climb("iam", "put_role_permissions_boundary", RoleName=OURS, PermissionsBoundary=ADMINISTRATOR),
+    climb("iam", "put_role_permissions_boundary", RoleName=OURS, PermissionsBoundary=NAMESAKE),
+    climb("iam", "delete_role_permissions_boundary", RoleName=OURS),
+    climb("iam", "create_policy_version", PolicyArn=iam.BOUNDARY, PolicyDocument=EVERYTHING),
+    climb("iam", "set_default_policy_version", PolicyArn=iam.BOUNDARY, VersionId="v1"),
+    climb("iam", "delete_policy_version", PolicyArn=iam.BOUNDARY, VersionId="v1"),
+    climb("iam", "delete_policy", PolicyArn=iam.BOUNDARY),
+    climb("iam", "create_policy", PolicyName="concurrency-lab-mine", PolicyDocument=EVERYTHING),
+    climb("iam", "create_user", UserName="concurrency-lab-me"),
+    climb("iam", "put_user_policy", UserName=iam.OPERATOR, PolicyName="all", PolicyDocument=EVERYTHING),
+    climb("sts", "assume_role", RoleArn=ADMINS_ARN, RoleSessionName="me"),
+]
+"""Each is refused by name of the action itself."""
+HANDED = [
+    climb(
+        "lambda",
+        "create_function",
+        FunctionName=f"{OURS}-2",
+        Runtime="python3.13",
+        Role=ADMINS_ARN,
+        Handler="index.handler",
+        Code={"ZipFile": b"x"},
+    ),
+    climb("lambda", "update_function_configuration", FunctionName=OURS, Role=ADMINS_ARN),
+    climb("stepfunctions", "create_state_machine", name=OURS, definition="{}", roleArn=ADMINS_ARN),
+    climb(
+        "stepfunctions",
+        "update_state_machine",
+        stateMachineArn=iam.EXAMPLES["stateMachineArn"],
+        roleArn=ADMINS_ARN,
+    ),
+    climb("pipes", "create_pipe", Name=OURS, Source="arn:a", Target="arn:b", RoleArn=ADMINS_ARN),
+    climb("pipes", "update_pipe", Name=OURS, RoleArn=ADMINS_ARN),
+    climb(
+        "events",
+        "put_targets",
+        Rule=OURS,
+        Targets=[{"Id": "1", "Arn": iam.EXAMPLES["stateMachineArn"], "RoleArn": ADMINS_ARN}],
+    ),
+    climb("cloudformation", "create_stack", StackName=OURS, TemplateBody="{}", RoleARN=ADMINS_ARN),
+]
+"""A foreign role is handed to a service: refused as iam:PassRole."""
+
+
+def iam_action(client: object, method: str) -> str:
+    """The action of a client's method."""
+    return f"{client.meta.service_model.signing_name}:{client.meta.method_to_api_mapping[method]}"
+
+
+@pytest.mark.parametrize(("service", "method", "arguments"), STEPS)
+def test_a_step_towards_an_administrators_rights_is_refused(operator, roles, service, method, arguments):
+    """No role beyond the boundary is made or given rights, and the boundary stays as it is."""
+    client = operator.client(service)
+    assert iam_action(client, method) == answer(lambda: getattr(client, method)(**arguments))
+
+
+@pytest.mark.parametrize(("service", "method", "arguments"), HANDED)
+def test_a_foreign_role_is_handed_to_no_service(operator, roles, service, method, arguments):
+    """Whatever runs under a role of the operator's choice runs under one of the lab's, which is bounded."""
+    client = operator.client(service)
+    assert answer(lambda: getattr(client, method)(**arguments)) == "iam:PassRole"
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("create_role", NEW),
+        ("put_role_policy", {"RoleName": OLD, "PolicyName": "all", "PolicyDocument": EVERYTHING}),
+        ("attach_role_policy", {"RoleName": OLD, "PolicyArn": ADMINISTRATOR}),
+        ("put_role_permissions_boundary", {"RoleName": OURS, "PermissionsBoundary": ADMINISTRATOR}),
+        ("delete_role_permissions_boundary", {"RoleName": OURS}),
+        ("create_policy_version", {"PolicyArn": iam.BOUNDARY, "PolicyDocument": EVERYTHING}),
+        ("set_default_policy_version", {"PolicyArn": iam.BOUNDARY, "VersionId": "v1"}),
+        ("delete_policy_version", {"PolicyArn": iam.BOUNDARY, "VersionId": "v1"}),
+        ("delete_policy", {"PolicyArn": iam.BOUNDARY}),
+    ],
+)
+def test_the_boundary_holds_whatever_else_the_operator_may(operator, root, roles, method, arguments):
+    """What another policy of the operator's allows on the lab's roles, the lab's own denies."""
+    other = {"UserName": iam.OPERATOR, "PolicyName": "other"}
+    root.client("iam").put_user_policy(**other, PolicyDocument=EVERYTHING)
+    try:
+        client = operator.client("iam")
+        assert iam_action(client, method) == answer(lambda: getattr(client, method)(**arguments))
+    finally:
+        root.client("iam").delete_user_policy(**other)
+
+
+def test_the_way_that_is_allowed_leads_nowhere(operator, root, roles):
+    """A role of the operator's with all rights has those of the boundary; without, it would have all."""
+    operator.client("iam").put_role_policy(RoleName=OURS, PolicyName="all", PolicyDocument=EVERYTHING)
+    queue = operator.client("sqs").create_queue(QueueName=OURS)["QueueUrl"]
+
+    def done(service: str, method: str, **arguments: object) -> str:
+        event = {"service": service, "method": method, "arguments": arguments}
+        invoked = operator.client("lambda").invoke(FunctionName=OURS, Payload=json.dumps(event))
+        return json.loads(invoked["Payload"].read())
+
+    assert done("sqs", "send_message", QueueUrl=queue, MessageBody="x") == "done"
+    assert done("iam", "create_user", UserName="climbed") == "AccessDenied"
+    assert done("iam", "delete_role_permissions_boundary", RoleName=OURS) == "AccessDenied"
+    assert done("lambda", "list_functions") == "AccessDeniedException"
+    root.client("iam").delete_role_permissions_boundary(RoleName=OURS)
+    try:
+        assert done("iam", "create_user", UserName="climbed") == "done"
+    finally:
+        bound = {"RoleName": OURS, "PermissionsBoundary": iam.BOUNDARY}
+        root.client("iam").put_role_permissions_boundary(**bound)
+        operator.client("sqs").delete_queue(QueueUrl=queue)
+
+
+def test_every_role_of_a_stack_is_bounded(operator, root):
+    """Where the account has the boundary, a deployment gives it to each role, and an update keeps it."""
+    with stack.deploy(operator, "task_token", {"Consumer": "fleet"}) as deployed:
+        deployed = deployed.update({"Consumer": "fleet", "VisibilityTimeout": 240})
+        found = [
+            root.client("iam").get_role(RoleName=role["RoleName"])["Role"]
+            for role in root.client("iam").list_roles()["Roles"]
+            if role["RoleName"].startswith(deployed.name)
+        ]
+    assert len(found) == len(of_type("task_token", "AWS::IAM::Role"))
+    bounds = [role.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn") for role in found]
+    assert bounds == [iam.BOUNDARY] * len(found)
+
+
+# Runs
 
 
 def experiment(consumer: str = "lambda") -> Experiment:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import boto3
@@ -20,6 +21,7 @@ from helpers.stack import INFRA
 
 WORKFLOWS = stack.workflows()
 MACHINES = sorted(INFRA.glob("*/statemachine/*.asl.json"))
+BOUNDARY = json.loads((INFRA / "boundary.policy.json").read_text())
 TEMPLATE_LIMIT_BYTES = 51_200
 """TemplateBody of CreateStack (CloudFormation quotas, 2026-11-24)."""
 FIXED_NAMES = {
@@ -194,7 +196,8 @@ def test_every_parameter_is_described_and_bounded(workflow):
     """A parameter has a description, a default, and the values that it may take."""
     for name, spec in stack.template(workflow)["Parameters"].items():
         assert {"Description", "Default"} <= spec.keys(), name
-        assert "AllowedValues" in spec or {"MinValue", "MaxValue"} <= spec.keys(), name
+        bounds = ({"AllowedValues"}, {"MinValue", "MaxValue"}, {"AllowedPattern", "MaxLength"})
+        assert any(keys <= spec.keys() for keys in bounds), name
 
 
 @of_every_workflow
@@ -316,6 +319,77 @@ def test_every_principal_has_a_role_of_its_own(workflow):
         (trust,) = properties(workflow, ROLE)[role]["AssumeRolePolicyDocument"]["Statement"]
         assert {"Service": f"{service}.amazonaws.com"} == trust["Principal"]
         assert (trust["Effect"], trust["Action"]) == ("Allow", "sts:AssumeRole")
+
+
+@of_every_workflow
+def test_every_role_has_the_boundary_that_is_named(workflow):
+    """A role has the permissions boundary of the parameter, or none where that is empty, and nothing else
+    that acts is made: no user, no group, no managed policy."""
+    template = stack.template(workflow)
+    named = {"Ref": "PermissionsBoundary"}
+    condition = {"Fn::Not": [{"Fn::Equals": [named, ""]}]}
+    assert condition == template["Conditions"]["RolesAreBounded"]
+    assert template["Parameters"]["PermissionsBoundary"]["Default"] == ""
+    bound = {"Fn::If": ["RolesAreBounded", named, {"Ref": "AWS::NoValue"}]}
+    roles = properties(workflow, ROLE)
+    assert [bound] * len(roles) == [role.get("PermissionsBoundary") for role in roles.values()]
+    kinds = {resource["Type"] for resource in template["Resources"].values()}
+    assert {kind for kind in kinds if "::IAM::" in kind} <= {ROLE, "AWS::IAM::Policy"}
+
+
+def arns(kind: str) -> list[str]:
+    """Resources of a stack of the lab's, as a policy names them: one of this type, and what is in it."""
+    where, name = "us-east-1:111122223333", f"{stack.PREFIX}any-12345678"
+    return {
+        ACTIVITY: [f"arn:aws:states:{where}:activity:{name}"],
+        BUCKET: [f"arn:aws:s3:::{name}-bucket-1", f"arn:aws:s3:::{name}-bucket-1/key"],
+        LAMBDA: [f"arn:aws:lambda:{where}:function:{name}-F-1"],
+        LOGS: [f"arn:aws:logs:{where}:log-group:{name}-L-1:*"],
+        MACHINE: [
+            f"arn:aws:states:{where}:stateMachine:{name}",
+            f"arn:aws:states:{where}:execution:{name}:run",
+        ],
+        QUEUE: [f"arn:aws:sqs:{where}:{name}-Q-1"],
+        TABLE: [f"arn:aws:dynamodb:{where}:table/{name}-T-1"],
+    }[kind]
+
+
+@of_every_workflow
+def test_the_boundary_allows_what_the_roles_allow(workflow):
+    """Bounded by infra/boundary.policy.json, a role may still do all that its own policy allows."""
+    kinds = {name: resource["Type"] for name, resource in stack.template(workflow)["Resources"].items()}
+    refused = {
+        (action, name)
+        for role in properties(workflow, ROLE)
+        for action, name in granted(workflow, role)
+        if not any(
+            action in listed(statement["Action"]) and fnmatchcase(arn, statement["Resource"])
+            for statement in BOUNDARY["Statement"]
+            for arn in arns(kinds[name])
+        )
+    }
+    assert set() == refused
+
+
+def test_the_boundary_allows_no_more():
+    """Its actions are those of the roles, and its resources those of the lab's stacks."""
+    used = {
+        action
+        for workflow in WORKFLOWS
+        for role in properties(workflow, ROLE)
+        for action, _ in granted(workflow, role)
+    }
+    allowed = [action for statement in BOUNDARY["Statement"] for action in listed(statement["Action"])]
+    assert sorted(used) == sorted(allowed)
+    for statement in BOUNDARY["Statement"]:
+        assert statement["Effect"] == "Allow"
+        assert re.search(rf"[:/]{stack.PREFIX}\*(/\*)?$", statement["Resource"]), statement["Sid"]
+
+
+@of_every_workflow
+def test_the_names_of_a_stack_fit(workflow):
+    """The names that begin with a stack's name are no longer than AWS takes."""
+    stack.check_names(workflow, f"{stack.PREFIX}{workflow}-12345678", stack.template(workflow))
 
 
 @of_every_workflow

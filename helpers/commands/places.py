@@ -60,7 +60,11 @@ class Place:
     ] = None
     yes: Annotated[
         bool,
-        typer.Option("--yes", help="aws: do not ask whether this is the account.", rich_help_panel=WHERE),
+        typer.Option(
+            "--yes",
+            help="Do not ask: whether this is the account (aws), what to remove (destroy --all).",
+            rich_help_panel=WHERE,
+        ),
     ] = False
 
     @property

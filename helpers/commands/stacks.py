@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -14,6 +15,7 @@ from helpers.commands.places import Place, placed
 from helpers.engines import Engine
 from helpers.errors import LabError, StackError
 
+T = TypeVar("T")
 NUMBER = re.compile("[0-9]{1,18}")
 """What a Number of a template looks like."""
 
@@ -54,7 +56,9 @@ def destroy(
 ) -> None:
     """Destroy stacks of the lab on a running engine, with everything in them; exit 1 if something stays.
 
-    --all finds by their tag whatever any run left, whoever started it.
+    --all takes whatever any run left, whoever started it: what has the tag project=concurrency-lab, and a
+    name or a stack that begins with concurrency-lab-. It lists what it found and asks first, or with --yes
+    does not. What only has the tag is named, and left.
 
     Example: ./lab destroy --all
     """
@@ -67,6 +71,14 @@ def destroy(
             raise LabError(f"stack {unknown[0]!r}: not one of the lab's here, which are {listed}")
         left = []
 
+        def look(how: Callable[[Engine], list[T]]) -> list[T]:
+            try:
+                return how(connected)
+            except StackError as error:
+                left.append("what is in no stack")
+                typer.echo(str(error), err=True)
+                return []
+
         def remove(what: str, how: Callable[[Engine, str], None], done: str) -> None:
             try:
                 how(connected, what)
@@ -75,18 +87,45 @@ def destroy(
                 left.append(what)
                 typer.echo(str(error), err=True)
 
+        tagged = look(stack.tagged) if everything else []
+        if everything:
+            _confirm(there, tagged, place.yes)
         for name in names or there:
             remove(name, stack.destroy, "destroyed")
-        try:
-            orphans = stack.orphans(connected) if everything else []
-        except StackError as error:
-            orphans = []
-            left.append("what is in no stack")
-            typer.echo(str(error), err=True)
-        for arn in orphans:
-            remove(arn, stack.remove, "removed")
+        # What was agreed to, and no more: a resource that a destroyed stack did not take along is among it.
+        agreed = {one.arn for one in tagged if not one.foreign}
+        for arn in look(stack.orphans) if agreed else []:
+            if arn in agreed:
+                remove(arn, stack.remove, "removed")
     if left:
-        typer.echo(f"not removed: {', '.join(left)}", err=True)
+        typer.echo(f"not removed: {', '.join(dict.fromkeys(left))}", err=True)
         raise typer.Exit(1)
     if everything and not there:
         typer.echo("no stack is there")
+
+
+def _confirm(there: list[str], tagged: list[stack.Tagged], yes: bool) -> None:
+    """List what was found, and ask whether it may be removed.
+
+    Args:
+        there: The names of the lab's stacks.
+        tagged: What has the lab's tag, in stacks and outside.
+        yes: Do not ask.
+
+    Raises:
+        LabError: The answer is no, or there is nobody to ask.
+    """
+    for name in there:
+        typer.echo(f"found: stack {name}, with everything in it")
+    alone = [one.arn for one in tagged if not one.foreign and not one.stack]
+    for arn in alone:
+        typer.echo(f"found: {arn}")
+    for one in tagged:
+        if one.foreign:
+            typer.echo(f"left: {one.arn} because {one.foreign}")
+    if yes or not (there or alone):
+        return
+    if not sys.stdin.isatty():
+        raise LabError("destroy --all: is not confirmed, and nothing was removed; give --yes, or a terminal")
+    if not typer.confirm("Remove all that was found?", err=True):
+        raise LabError("destroy --all: is not confirmed, and nothing was removed")

@@ -15,6 +15,8 @@ from helpers.engines.guard import Credentials
 
 OPERATOR_POLICY = Path(__file__).parents[2] / "infra" / "operator.policy.json"
 """The rights of the person or role that runs the lab, as an IAM policy."""
+BOUNDARY_POLICY = OPERATOR_POLICY.with_name("boundary.policy.json")
+"""The bounds of what the roles in the lab's stacks may do, as an IAM policy."""
 ROOT = "root.json"
 """The file in an enforcing server's folder that holds the credentials of the account's root."""
 WORKER_THREADS = 2048
@@ -53,6 +55,8 @@ class Server(local.Server):
 class EnforcingServer(Server):
     """A ministack process that enforces IAM; the lab's clients are a user with OPERATOR_POLICY and no more.
 
+    The account has the policy that bounds the roles of the lab's stacks.
+
     What it checks and what it does not is said in infra/README.md.
     """
 
@@ -67,6 +71,7 @@ class EnforcingServer(Server):
             "LAB_OPERATOR_KEY": operator.access_key,
             "LAB_OPERATOR_SECRET": operator.secret_key,
             "LAB_OPERATOR_POLICY": OPERATOR_POLICY.read_text(),
+            "LAB_BOUNDARY_POLICY": BOUNDARY_POLICY.read_text(),
         }
 
     @property

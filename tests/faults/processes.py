@@ -168,7 +168,7 @@ def killed_kernel(place: Place) -> Damage:
     process = place.lab("run", "--out", str(place.folder / "out"))
     until(lambda: counted(place.engine) >= 5, "items come back")
     os.kill(int((place.folder / "pid").read_text()), signal.SIGKILL)
-    assert "destroyed lab-combined-" in failed(process)
+    assert "destroyed concurrency-lab-combined-" in failed(process)
     named(place, "the kernel ended while this cell ran")
     trace = Trace.load(place.folder / "after.parquet")
     checks.verify(trace)

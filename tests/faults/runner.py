@@ -144,7 +144,7 @@ def killed_runner(place: Place) -> Damage:
     process.kill()
     failed(process)
     assert len(stack.deployed(place.engine)) == 1
-    ended(place.lab("destroy", "--all"))
+    ended(place.lab("destroy", "--all", "--yes"))
     return afterwards(place.engine)
 
 

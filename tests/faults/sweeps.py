@@ -77,7 +77,7 @@ def killed_sweep(place: Place) -> Damage:
     failed(first)
     before = {path.name: path.read_bytes() for path in traces.glob("s*")}
     assert 2 <= len(before) < 6
-    ended(place.lab("destroy", "--all"))
+    ended(place.lab("destroy", "--all", "--yes"))
     ended(place.start(SWEEP))
     assert {name: (traces / name).read_bytes() for name in before} == before
     return whole(place)

@@ -22,12 +22,13 @@ import refusals
 import scale
 import states
 import stopping
+import tags
 import walls
 
 WRITTEN_FOR = "1.5.33"
 CORRECTIONS = (
     *(scale, payloads, histories, stopping, maps, map_runs),
-    *(callbacks, states, functions, permissions, refusals, walls),
+    *(callbacks, states, functions, permissions, refusals, tags, walls),
 )
 """Where two wrap the same function of ministack's, the first lies innermost."""
 

@@ -9,6 +9,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,6 +19,15 @@ OPERATOR = "lab-operator"
 NAMED_IN_BODY = ("dynamodb", "events", "states")
 NAMING = ("mapRunArn", "resourceArn", "ResourceArn", "ResourceARN")
 """The fields of such a request by which it names its resource, where ministack does not look."""
+
+BOUNDARY = "concurrency-lab-boundary"
+"""The managed policy that bounds the roles of what the lab deploys."""
+PASSED = "lab:passed-roles"
+"""Where the conditions of a request keep the roles that it passes; no policy can name it."""
+PASSING = ("cloudformation", "events", "lambda", "pipes", "states")
+"""The services to which a request passes roles."""
+ROLE_FIELDS = ("Role", "RoleARN", "RoleArn", "roleArn")
+"""The fields of such a request that hold a role."""
 
 Step = Callable[..., Any]
 
@@ -44,6 +54,30 @@ def create_operator(iam: Any, key: str, secret: str, policy: str) -> None:
     if status >= 300:
         raise SystemExit(f"{OPERATOR}: the policy was refused: {answer.decode()}")
     iam._access_keys[key] = {"UserName": OPERATOR, "SecretAccessKey": secret, "Status": "Active"}
+
+
+def create_boundary(iam: Any, policy: str) -> None:
+    """A managed policy by which the operator may bound the roles that it makes."""
+    status, _, answer = iam._create_policy({"PolicyName": [BOUNDARY], "PolicyDocument": [policy]})
+    if status >= 300:
+        raise SystemExit(f"{BOUNDARY}: the policy was refused: {answer.decode()}")
+
+
+def roles_of_stacks_are_bounded(iam: Any, handlers: dict[str, Step]) -> None:
+    """CloudFormation gives a role the PermissionsBoundary of its template."""
+    create, update = handlers["create"], handlers["update"]
+
+    def bounded(answer: Any, properties: dict[str, Any]) -> Any:
+        iam._roles[answer[0]]["PermissionsBoundary"] = properties.get("PermissionsBoundary")
+        return answer
+
+    def created(logical_id: str, properties: dict[str, Any], stack: str) -> Any:
+        return bounded(create(logical_id, properties, stack), properties)
+
+    def updated(name: str, old: dict[str, Any], new: dict[str, Any], *rest: Any) -> Any:
+        return bounded(update(name, old, new, *rest), new)
+
+    handlers |= {"create": created, "update": updated}
 
 
 def loopback_is_secure(pin: Step) -> Step:
@@ -171,6 +205,78 @@ class Functions:
         return corrected
 
 
+class Roles:
+    """What a request does with roles: it names one that has a boundary, or passes one to a service."""
+
+    def __init__(self, iam: Any, iam_actions: Any) -> None:
+        self.iam, self.iam_actions = iam, iam_actions
+        self.refused: ContextVar[str | None] = ContextVar("refused", default=None)
+
+    def conditions(self, conditions: Step) -> Step:
+        """Add iam:PermissionsBoundary: what the request gives a role, or what the role has already."""
+
+        def corrected(service: str, action: str, body: bytes, params: Any) -> Any:
+            keys = conditions(service, action, body, params)
+            if service == "iam":
+                given = self.iam_actions._query_param(params, "PermissionsBoundary")
+                role = self.iam._roles.get(self.iam_actions._query_param(params, "RoleName")) or {}
+                if boundary := given or role.get("PermissionsBoundary"):
+                    keys = keys | {"iam:PermissionsBoundary": boundary}
+            if service in PASSING and (passed := self._passed(body, params)):
+                keys = keys | {PASSED: passed}
+            return keys
+
+        return corrected
+
+    def _passed(self, body: bytes, params: Any) -> list[str]:
+        """The roles that a request passes: in its body, at whatever depth, or among its parameters."""
+        if named := self.iam_actions._query_param(params, "RoleARN"):
+            return [named]
+        try:
+            ahead: list[Any] = [json.loads(body)]
+        except ValueError:  # no JSON: a form, or nothing
+            return []
+        found = []
+        while ahead:
+            node = ahead.pop()
+            if isinstance(node, dict):
+                found += [node[field] for field in ROLE_FIELDS if isinstance(node.get(field), str)]
+            ahead += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        return found
+
+    def enforce(self, enforce: Step) -> Step:
+        """Who passes a role to a service needs iam:PassRole on it."""
+
+        def corrected(
+            key: str,
+            action: str,
+            service: str,
+            region: str,
+            resource_arn: str = "*",
+            service_context: Any = None,
+        ) -> Any:
+            denied = enforce(key, action, service, region, resource_arn, service_context)
+            for role in (service_context or {}).get(PASSED, ()):
+                if not denied:
+                    to = {"iam:PassedToService": f"{service}.amazonaws.com"}
+                    denied = enforce(key, "iam:PassRole", "iam", region, role, to)
+                    self.refused.set(role if denied else None)
+            return denied
+
+        return corrected
+
+    def refusal(self, response: Step) -> Step:
+        """A refusal names iam:PassRole where that was what the request lacked."""
+
+        def corrected(service: str, action: str, *rest: Any, **options: Any) -> Any:
+            if role := self.refused.get():
+                action, options = "iam:PassRole", options | {"resource_arn": role}
+                self.refused.set(None)
+            return response(service, action, *rest, **options)
+
+        return corrected
+
+
 def correct() -> None:
     """Put these corrections in place in ministack; but for the names, only where it enforces IAM."""
     from ministack import app
@@ -181,10 +287,12 @@ def correct() -> None:
 
     log_groups = provisioners._RESOURCE_HANDLERS["AWS::Logs::LogGroup"]
     log_groups_are_named_after_their_stack(provisioners, log_groups)
+    roles_of_stacks_are_bounded(iam, provisioners._RESOURCE_HANDLERS["AWS::IAM::Role"])
     if not app.AUTH:
         return
     told = ("LAB_OPERATOR_KEY", "LAB_OPERATOR_SECRET", "LAB_OPERATOR_POLICY")
     create_operator(iam, *(os.environ[name] for name in told))
+    create_boundary(iam, os.environ["LAB_BOUNDARY_POLICY"])
     app.pin_request_origin = loopback_is_secure(app.pin_request_origin)
     iam_actions._BOTOCORE_SERVICE_MAP["lambda"] = ["lambda"]
     iam_actions._lambda_action = lambda_actions(iam_actions._match_rest_action)
@@ -197,3 +305,7 @@ def correct() -> None:
     iam_actions.extract_resource_arn = functions.resources(iam_actions.extract_resource_arn)
     iam_actions.request_tag_context = functions.of_a_new_mapping(iam_actions.request_tag_context)
     iam_evaluator.enforce = functions.of_a_mapping(iam_evaluator.enforce)
+    roles = Roles(iam, iam_actions)
+    iam_actions.request_tag_context = roles.conditions(iam_actions.request_tag_context)
+    iam_actions.access_denied_response = roles.refusal(iam_actions.access_denied_response)
+    iam_evaluator.enforce = roles.enforce(iam_evaluator.enforce)
