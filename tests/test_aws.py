@@ -21,7 +21,6 @@ import pytest
 from botocore import exceptions
 from botocore.config import Config
 from botocore.stub import Stubber
-from machines import ROLE
 
 from helpers import budget, checks, cli, cost, live, notebooks, plots, stack, sweep
 from helpers.engines import aws, connect
@@ -715,7 +714,8 @@ def test_destroy_all_finds_whatever_is_left(engine, monkeypatch, capfd):
     account = connect("aws", budget_usd=0)
     ours = stack.deploy(account, "task_token", {"Consumer": "fleet"})
     others = stack.deploy(engine, "sqs_limited", {})
-    url = engine.client("sqs").create_queue(QueueName="left-behind", tags=stack.TAGS)["QueueUrl"]
+    name = f"{stack.PREFIX}left-behind"
+    url = engine.client("sqs").create_queue(QueueName=name, tags=stack.TAGS)["QueueUrl"]
     destroy = stack.destroy
 
     def fail(engine, name):
@@ -758,46 +758,6 @@ def test_what_cannot_be_looked_for_is_no_success(monkeypatch, capfd):
     monkeypatch.setattr(stack, "deployed", fail)
     assert lab(monkeypatch, "destroy", "--all", "--engine", "aws", "--yes") == 2
     assert "error: Could not connect" in capfd.readouterr().err
-
-
-def test_each_kind_of_what_a_template_makes_can_be_removed(engine):
-    """Log groups, functions, mappings, queues, buckets, tables, state machines, activities, rules with their
-    targets and pipes, by ARN, twice; others are refused."""
-    region = "us-east-1:000000000000"
-    before = everything(engine)
-    schema = {"AttributeName": "key"}
-    engine.client("dynamodb").create_table(
-        TableName="left-behind",
-        KeySchema=[schema | {"KeyType": "HASH"}],
-        AttributeDefinitions=[schema | {"AttributeType": "S"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    engine.client("stepfunctions").create_activity(name="left-behind")
-    events, machine = engine.client("events"), f"arn:aws:states:{region}:stateMachine:left-behind"
-    events.put_rule(Name="left-behind", EventPattern='{"source": ["aws.states"]}')
-    events.put_targets(Rule="left-behind", Targets=[{"Id": "one", "Arn": machine, "RoleArn": ROLE}])
-    source, target = f"arn:aws:sqs:{region}:left-behind", f"arn:aws:lambda:{region}:function:left-behind"
-    engine.client("pipes").create_pipe(Name="left-behind", Source=source, Target=target, RoleArn=ROLE)
-    engine.client("logs").create_log_group(logGroupName="/left/behind")
-    engine.client("s3").create_bucket(Bucket="left-behind")
-    engine.client("s3").put_object(Bucket="left-behind", Key="x", Body=b"x")
-    for arn in (
-        f"arn:aws:logs:{region}:log-group:/left/behind:*",
-        "arn:aws:s3:::left-behind",
-        f"arn:aws:lambda:{region}:function:left-behind",
-        f"arn:aws:lambda:{region}:event-source-mapping:00000000-0000-0000-0000-000000000000",
-        f"arn:aws:states:{region}:activity:left-behind",
-        machine,
-        f"arn:aws:dynamodb:{region}:table/left-behind",
-        f"arn:aws:events:{region}:rule/left-behind",
-        f"arn:aws:pipes:{region}:pipe/left-behind",
-        source,
-    ):
-        stack.remove(engine, arn)
-        stack.remove(engine, arn)
-    assert before == everything(engine)
-    with pytest.raises(StackError, match="by hand"):
-        stack.remove(engine, f"arn:aws:kinesis:{region}:stream/left-behind")
 
 
 def test_a_stack_tells_its_run(engine, monkeypatch):

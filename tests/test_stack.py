@@ -198,14 +198,15 @@ def test_an_interrupted_update_leaves_no_stack(engine, monkeypatch):
 def test_no_stack_is_deleted_in_the_middle_of_an_update(engine, monkeypatch):
     """CloudFormation would refuse it: a destroy waits for the update's end."""
     said = []
-    statuses = iter(["UPDATE_IN_PROGRESS", "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", "UPDATE_COMPLETE"])
+    statuses = iter(["UPDATE_IN_PROGRESS", *["UPDATE_COMPLETE_CLEANUP_IN_PROGRESS"] * 2, "UPDATE_COMPLETE"])
 
     class Updating:
         """CloudFormation while it updates a stack without resources."""
 
         def describe_stacks(self, **_):
             said.append(next(statuses))
-            return {"Stacks": [{"StackStatus": said[-1]}]}
+            tags = [{"Key": key, "Value": value} for key, value in stack.TAGS.items()]
+            return {"Stacks": [{"StackStatus": said[-1], "Tags": tags}]}
 
         def get_paginator(self, _):
             return self
@@ -218,7 +219,7 @@ def test_no_stack_is_deleted_in_the_middle_of_an_update(engine, monkeypatch):
 
     monkeypatch.setattr(engine, "client", lambda service: Updating())
     monkeypatch.setattr(stack, "_wait", lambda *_: None)
-    stack.destroy(engine, "updating")
+    stack.destroy(engine, f"{stack.PREFIX}updating")
     assert said[-2:] == ["UPDATE_COMPLETE", "deleted"]
 
 
