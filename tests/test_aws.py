@@ -30,7 +30,6 @@ from helpers.engines.pacing import QUOTAS, Bucket
 from helpers.errors import BudgetError, EngineError, StackError, SweepError
 from helpers.experiment import Experiment
 from helpers.trace import Trace
-from tests.faults.trial import everything
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPlantedSECRETkey"
 TOKEN = "FwoGZXIvYXdzPlantedSESSIONtokenEJr"
