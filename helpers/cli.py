@@ -26,6 +26,7 @@ from helpers.errors import LabError
 from helpers.experiment import Experiment
 from helpers.files import RUNS, write_whole
 from helpers.observing import reader
+from helpers.resources import lacking
 
 ROOT = Path(__file__).parents[1]
 JUPYTER = Path(__file__).with_name("jupyter")
@@ -273,8 +274,10 @@ def main() -> None:
         app(prog_name="lab")
     except (LabError, ClientError, BotoCoreError) as error:
         _refuse(str(error))
-    except OSError as error:
-        if error.filename is None:  # no file that somebody named
+    except (OSError, MemoryError, RuntimeError) as error:
+        if reason := lacking(error):
+            _refuse(f"the machine: {reason}, and run it again")
+        if not isinstance(error, OSError) or error.filename is None:  # no file that somebody named
             raise
         _refuse(f"{error.filename}: cannot be used ({error.strerror}); choose another path")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import tempfile
 import uuid
@@ -35,6 +36,34 @@ def write_whole(path: Path, content: str | bytes) -> None:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock of this file during the block, and yield whether it is held.
+
+    The system drops the lock when this process ends, however it does. The file is made where it is missing,
+    never written, and no link is followed.
+
+    Args:
+        path: The file; its folder is made.
+        wait: Whether to wait for another process that holds the lock; without, False is yielded.
+
+    Raises:
+        FileError: The file cannot be made or opened.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        held = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -7,22 +7,27 @@ process that started them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from helpers.errors import StackError
 from helpers.recorder import Recorder
+from helpers.resources import acquiring, lacking
 from helpers.stack import INFRA, Stack
 
 PROGRAM = Path(__file__).with_name("fleet_worker.py")
 HANDLER = INFRA / "sqs_limited" / "functions" / "worker" / "index.py"
 WORKERS_PER_PROCESS = 25
 """Threads that one interpreter can drive without getting in each other's way."""
+ERROR_CHARACTERS = 300
+"""Characters of a process's last line that an error shows."""
 RECEIVE_LIMIT = 10
 """Messages that one ReceiveMessage or DeleteMessageBatch takes at most (SQS quotas, 2026-11-24)."""
 
@@ -61,27 +66,35 @@ class Fleet:
             for first in range(0, workers, WORKERS_PER_PROCESS)
         ]
         self._processes: list[subprocess.Popen[str]] = []
+        self._errors: IO[str] | None = None
         self._readers: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
         try:
             for settings in self._settings:
-                process = subprocess.Popen(
-                    [sys.executable, "-P", str(PROGRAM)],  # not as a module: it needs none of the lab
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    env=self._environment,
-                    text=True,
-                    start_new_session=True,  # Ctrl-C is for the process that runs the experiment
-                )
+                with acquiring("the fleet", StackError):
+                    self._errors = self._errors or tempfile.TemporaryFile("a+")
+                    process = subprocess.Popen(
+                        [sys.executable, "-P", str(PROGRAM)],  # not as a module: it needs none of the lab
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=self._errors,
+                        env=self._environment,
+                        text=True,
+                        start_new_session=True,  # Ctrl-C is for the process that runs the experiment
+                    )
                 self._processes.append(process)
                 assert process.stdin
-                process.stdin.write(json.dumps(settings) + "\n")
-                process.stdin.flush()
+                with contextlib.suppress(BrokenPipeError):  # it has ended, which its first line tells
+                    process.stdin.write(json.dumps(settings) + "\n")
+                    process.stdin.flush()
             for process in self._processes:
                 assert process.stdout
                 if process.stdout.readline() != "ready\n":
-                    raise StackError("a worker process of the fleet did not start; see the error above")
+                    raise StackError(
+                        f"the fleet: a worker process did not start ({self._why(process)}); look whether the "
+                        "engine answers, or use fewer workers"
+                    )
                 self._readers.append(threading.Thread(target=self._read, args=(process.stdout,), daemon=True))
                 self._readers[-1].start()
         except BaseException:
@@ -96,12 +109,21 @@ class Fleet:
     def check(self) -> None:
         """Raise StackError when one of its processes has ended: fewer work than the experiment says."""
         for settings, process in zip(self._settings, self._processes, strict=True):
-            if (status := process.poll()) is not None:
+            if process.poll() is not None:
                 raise StackError(
                     f"the fleet: a process of {settings['workers']} of its workers ended in the middle "
-                    f"(status {status}); look whether something killed it, such as a lack of memory, and "
-                    "run it again"
+                    f"({self._why(process)}); look whether something killed it, such as a lack of memory, "
+                    "and run it again"
                 )
+
+    def _why(self, process: subprocess.Popen[str]) -> str:
+        """Return how a process has ended: what it lacked, else its last words, and its status."""
+        status = f"status {process.wait()}"
+        assert self._errors
+        self._errors.seek(0)
+        said = self._errors.read().strip()
+        last = said.rpartition("\n")[2][:ERROR_CHARACTERS]
+        return lacking(said) or (f"{status}: {last}" if last else status)
 
     def close(self) -> None:
         """End the workers at once; a message in their hands comes back after the visibility timeout."""
@@ -117,6 +139,11 @@ class Fleet:
             process.stdin.close()
             process.stdout.close()
         self._processes = []
+        if self._errors:
+            self._errors.seek(0)
+            sys.stderr.write(self._errors.read())
+            self._errors.close()
+            self._errors = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -91,10 +91,7 @@ def status() -> None:
     there = [kept for server in SERVERS.values() if (kept := server.kept())]
     for kept in there:
         if not kept.healthy(kept.endpoint_url):
-            raise EngineError(
-                f"pid {kept.pid}: does not answer at {kept.endpoint_url}; "
-                f"`./lab engine stop {kept.engine}` it and start it again"
-            )
+            raise EngineError(f"{kept.endpoint_url}: the kept {kept.engine} engine {kept.silence()}")
         typer.echo(f"{kept.engine} engine at {kept.endpoint_url} (pid {kept.pid})")
     if not there:
         typer.echo("no engine is running; start one with `./lab engine start`")

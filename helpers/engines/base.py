@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from botocore.config import Config
 
 from helpers import budget
-from helpers.engines import behaviours
+from helpers.engines import behaviours, machine
 from helpers.engines.pacing import Pacer
 from helpers.experiment import Experiment
 from helpers.trace import Trace
@@ -55,6 +55,8 @@ class Engine:
     """
     paced: ClassVar[bool] = True
     """Whether AWS's quotas on API calls hold here."""
+    environment: ClassVar[machine.Footprint | None] = None
+    """The cost of a Lambda environment on this machine; None where the engine runs them elsewhere."""
     endpoint_url: str
     """Where the engine answers."""
     budget_usd: float | None = None
@@ -89,6 +91,15 @@ class Engine:
     def flags(self) -> str:
         """The options of `./lab` that name this engine."""
         return f"--engine {self.name}"
+
+    def check_room(self, experiment: Experiment, warm: int = 0) -> None:
+        """Raise EngineError when this machine cannot hold the experiment's workers.
+
+        Args:
+            experiment: The experiment that is about to run.
+            warm: Lambda environments that run already, which it takes over or which end before it.
+        """
+        machine.check(experiment, self.environment, warm)
 
     def spend(self, what: str, usd: float, quietly: bool = False) -> None:
         """Note that something begins that costs so much at most on AWS (US dollars); see `budget.spend`.

@@ -10,7 +10,7 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-from helpers.engines import local
+from helpers.engines import local, machine
 from helpers.engines.guard import Credentials
 
 OPERATOR_POLICY = Path(__file__).parents[2] / "infra" / "operator.policy.json"
@@ -85,6 +85,8 @@ class Embedded(local.Local):
 
     name = "embedded"
     server = Server
+    environment = machine.ENVIRONMENT
+    health = "/_ministack/health"
     remedy = "unset it and one is started, or start one with `./lab engine start`"
     _own: Server | None = None
 

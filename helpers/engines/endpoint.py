@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import urllib.error
-
-from helpers.engines import local
+from helpers.engines import answering, local, machine
 from helpers.engines.guard import Credentials
 from helpers.errors import EngineError
 
@@ -16,16 +14,16 @@ class Endpoint(local.Local):
     """
 
     name = "endpoint"
+    environment = machine.LOCALSTACK_ENVIRONMENT
+    health = "/"
     remedy = "look whether it runs there"
 
     @classmethod
     def answers_at(cls, endpoint_url: str, credentials: Credentials | None = None) -> bool:
         """Whether anything answers in HTTP, with whatever status."""
         try:
-            local.DIRECT.open(endpoint_url, timeout=5).close()
-        except urllib.error.HTTPError:
-            return True
-        except (urllib.error.URLError, OSError, ValueError):
+            answering.ask(endpoint_url)
+        except EngineError:
             return False
         return True
 

@@ -22,8 +22,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -35,10 +33,13 @@ from botocore.exceptions import BotoCoreError, EndpointConnectionError
 from localstack_client.config import get_service_endpoint
 from localstack_client.session import Session
 
+from helpers.engines import answering
 from helpers.engines.base import CLIENT_CONFIG, Engine
 from helpers.engines.guard import HOSTS, HOW, REGION, Credentials
-from helpers.errors import EngineError, shown
-from helpers.files import for_sockets, write_whole
+from helpers.engines.watching import Watch
+from helpers.errors import EngineError, FileError, shown
+from helpers.files import for_sockets, locked, write_whole
+from helpers.resources import acquiring, causes, lacking
 
 HOST = "127.0.0.1"
 FOLDER = "concurrency-lab-"
@@ -64,8 +65,6 @@ ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "LOCALSTACK_HOST")
 """Where a user may name an endpoint, the first before the second; localstack-client reads both."""
 GONE_SECONDS = 2.0
 """How long an engine must refuse every connection until it counts as gone."""
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Opens URLs of this machine, for which no proxy that the environment names is asked."""
 TIED = str(Path(__file__).with_name("tied.py"))
 
 
@@ -152,24 +151,20 @@ def answer(url: str, credentials: Credentials | None = None) -> bytes | None:
     credentials: those to sign with; without them, those that `credentials_for` finds.
     """
     keys = credentials or credentials_for(url)
-    request = urllib.request.Request(url, headers=keys.sign("GET", url) if keys else {})
     try:
-        with DIRECT.open(request, timeout=5) as answered:
-            return bytes(answered.read()) if answered.status == 200 else None
-    except (urllib.error.URLError, OSError, ValueError):
+        answered = answering.ask(url, headers=keys.sign("GET", url) if keys else None)
+    except EngineError:
         return None
+    return answered.body if answered.status == 200 else None
 
 
 def is_guarded(endpoint_url: str) -> bool:
     """Return whether an engine of the lab's answers at this endpoint, and refuses a call without its key."""
     try:
-        DIRECT.open(endpoint_url, timeout=5).close()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code == 403 and HOW.encode() in error.read().replace(b'\\"', b'"')
-    except (urllib.error.URLError, OSError, ValueError):
+        answered = answering.ask(endpoint_url)
+    except EngineError:
         return False
-    return False
+    return answered.status == 403 and HOW.encode() in answered.body.replace(b'\\"', b'"')
 
 
 @dataclass(frozen=True)
@@ -226,6 +221,15 @@ class Server:
         except psutil.Error:
             return False
 
+    def silence(self) -> str:
+        """Return that it does not answer, and the remedy, to follow its name."""
+        stopped = ""
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(self.pid).status() == psutil.STATUS_STOPPED:
+                stopped = f", as its process is stopped; continue it with `kill -CONT {self.pid}`, or"
+        told = f"(pid {self.pid}) does not answer{stopped or ';'}"
+        return f"{told} `./lab engine stop {self.engine}` and start it again"
+
     @classmethod
     def start(cls, port: int = 0, keep: bool = False, any_credentials: bool = False) -> Self:
         """Start one on a loopback port (0: a free one) and wait until it is healthy.
@@ -234,6 +238,11 @@ class Server:
         its credentials, unless `any_credentials`. Raises EngineError when the port is in use or the server
         does not come up.
         """
+        with acquiring(f"the {cls.engine} engine", EngineError):
+            return cls._start(port, keep, any_credentials)
+
+    @classmethod
+    def _start(cls, port: int, keep: bool, any_credentials: bool) -> Self:
         with socket.socket() as probe:
             try:
                 probe.bind((HOST, port))
@@ -247,18 +256,22 @@ class Server:
         directory = tempfile.mkdtemp(prefix=FOLDER, dir=for_sockets())
         log = Path(directory) / "engine.log"
         told = {"LAB_ENGINE_DIR": directory, "TMPDIR": directory}
-        told |= store(Path(directory), port).variables() | {"LAB_ANY_CREDENTIALS": str(int(any_credentials))}
-        told |= cls.environment(port, directory)
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL if keep else subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=without_credentials() | told,
-                cwd=directory,
-                start_new_session=True,  # its own group, so that its workers end with it and Ctrl-C is ours
-            )
+        try:
+            told |= store(Path(directory), port).variables()
+            told |= {"LAB_ANY_CREDENTIALS": str(int(any_credentials))} | cls.environment(port, directory)
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL if keep else subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=without_credentials() | told,
+                    cwd=directory,
+                    start_new_session=True,  # its own group: its workers end with it, and Ctrl-C is ours
+                )
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
         server = cls(process.pid, port, directory, any_credentials)
         _processes[process.pid] = process
         try:
@@ -273,10 +286,10 @@ class Server:
         while not self.healthy(self.endpoint_url):
             if process.poll() is not None or time.monotonic() > give_up:
                 told = log.read_text(errors="replace").strip()[-2000:]
-                raise EngineError(
-                    f"the {self.engine} engine did not come up on {self.endpoint_url}; run `./lab doctor`, "
-                    f"or read what it said:\n{told}"
-                )
+                failed = f"the {self.engine} engine did not come up on {self.endpoint_url}"
+                if process.poll() is not None and (reason := lacking(told)):
+                    raise EngineError(f"{failed}, as {reason}")
+                raise EngineError(f"{failed}; run `./lab doctor`, or read what it said:\n{told}")
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -302,6 +315,18 @@ class Server:
     @classmethod
     def kept(cls) -> Self | None:
         """The server that `./lab engine start` keeps, or None; a note whose process is gone is removed."""
+        server = cls._noted()
+        if server and not server.alive:
+            # Unless another process starts one just now: its note is not for this one to remove.
+            with contextlib.suppress(FileError), locked(cls._lock()) as held:
+                if held and (server := cls._noted()) and not server.alive:
+                    server._forget()
+            return None
+        return server
+
+    @classmethod
+    def _noted(cls) -> Self | None:
+        """The server that is noted, alive or not."""
         try:
             server = cls(**json.loads(cls.note().read_text()))
             server._check()
@@ -311,11 +336,17 @@ class Server:
             raise EngineError(
                 f"{cls.note()}: not a note of a kept engine ({error}); remove the file"
             ) from error
-        if not server.alive:
-            cls.note().unlink(missing_ok=True)
-            server.stop()
-            return None
         return server
+
+    @classmethod
+    def _lock(cls) -> Path:
+        """Return the path of the lock of those who start or stop the kept server."""
+        return KEPT / f"{cls.engine}.lock"
+
+    def _forget(self) -> None:
+        """Stop it and remove its note."""
+        self.stop()
+        self.note().unlink(missing_ok=True)
 
     def _check(self) -> None:
         """Raise ValueError for what `start` never made: what a note names is killed and removed."""
@@ -332,31 +363,48 @@ class Server:
 
     @classmethod
     def keep(cls, port: int = 0, any_credentials: bool = False) -> Self:
-        """Start one that outlives this process; raises EngineError when one is kept already."""
-        if server := cls.kept():
-            raise EngineError(
-                f"pid {server.pid}: the {cls.engine} engine is kept already, at {server.endpoint_url}; "
-                f"use it, or `./lab engine stop {cls.engine}` first"
-            )
-        server = cls.start(port, keep=True, any_credentials=any_credentials)
-        KEPT.mkdir(exist_ok=True)
-        write_whole(cls.note(), json.dumps(vars(server)))
-        return server
+        """Start one that outlives this process; one at a time, if several processes do so.
+
+        Raises EngineError when one is kept already, and FileError, with nothing left running, when it cannot
+        be noted.
+        """
+        with locked(cls._lock(), wait=True):
+            if server := cls._noted():
+                if server.alive:
+                    raise EngineError(
+                        f"pid {server.pid}: the {cls.engine} engine is kept already, at "
+                        f"{server.endpoint_url}; use it, or `./lab engine stop {cls.engine}` first"
+                    )
+                server._forget()
+            server = cls.start(port, keep=True, any_credentials=any_credentials)
+            try:
+                write_whole(cls.note(), json.dumps(vars(server)))
+            except BaseException:
+                server.stop()
+                raise
+            return server
 
     @classmethod
     def unkeep(cls) -> Self | None:
-        """Stop the kept server and return what it was, or None when there was none."""
-        if server := cls.kept():
-            server.stop()
-            cls.note().unlink(missing_ok=True)
-        return server
+        """Stop the kept server and return what it was, or None when there was none.
+
+        Waits for one that is being started.
+        """
+        if not cls.note().exists() and not cls._lock().exists():
+            return None
+        with locked(cls._lock(), wait=True):
+            if server := cls._noted():
+                alive = server.alive
+                server._forget()
+                return server if alive else None
+            return None
 
 
 _processes: dict[int, subprocess.Popen[bytes]] = {}
 
 
 class EngineGone(EngineError, BotoCoreError):  # type: ignore[misc]
-    """An engine on this machine has ended; to botocore's callers, one that does not answer."""
+    """An engine on this machine has ended, hangs, or cannot be called; to botocore, a failed connection."""
 
     fmt = "{told}"
 
@@ -375,6 +423,8 @@ class Local(Engine):
     """The servers that the lab starts for it, if it does."""
     remedy: ClassVar[str]
     """What to do when nothing answers where a user said."""
+    health: ClassVar[str]
+    """The path of its health check, which it answers when it is busy, too."""
     clock_seconds = 0.002  # one clock, but each service rounds to its own milliseconds
     poll_seconds = 0.1
     log_seconds = 5.0
@@ -389,6 +439,8 @@ class Local(Engine):
         self._refused_since: float | None = None
         self._refusing = threading.Lock()
         keys = DUMMY | (self.credentials.variables() if self.credentials else {})
+        programs = (self.server.program,) if self.server else ()
+        self._watch = Watch(self.name, self.endpoint_url, self.health, programs)
         self._session = Session(
             aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
@@ -413,14 +465,13 @@ class Local(Engine):
             if not self.answers_at(url, credentials):
                 if is_guarded(url):
                     raise EngineError(f"{said}: an engine of the lab's refuses calls without its key; {HOW}")
-                raise EngineError(f"{said}: no {self.name} engine answers there; {self.remedy}")
+                raise EngineError(
+                    f"{said}: no {self.name} engine answers there ({answering.why_not(url)}); {self.remedy}"
+                )
             return url
         if self.server and (server := self.server.kept()):
             if not self.answers_at(server.endpoint_url):
-                raise EngineError(
-                    f"{server.endpoint_url}: the kept {self.name} engine (pid {server.pid}) does not answer; "
-                    f"`./lab engine stop {self.name}` it and start it again"
-                )
+                raise EngineError(f"{server.endpoint_url}: the kept {self.name} engine {server.silence()}")
             return server.endpoint_url
         return self._fall_back()
 
@@ -430,24 +481,40 @@ class Local(Engine):
 
     def _new_client(self, service: str) -> Any:
         client = self._session.client(service, config=CLIENT_CONFIG.merge(Config(proxies={})))
+        client.meta.events.register_first("before-call", self._hangs)
         client.meta.events.register_first("needs-retry", self._is_there)
+        self._watch.attach(client)
         return client
+
+    def _hangs(self, caught_exception: Exception | None = None, **_: Any) -> None:
+        """Raise EngineGone while the engine is known not to answer."""
+        if self._watch.silent:
+            raise EngineGone(self._watch.silent) from caught_exception
 
     def _is_there(self, caught_exception: Exception | None = None, **_: Any) -> None:
         """Before a call is tried again: raise EngineGone if there is no use, as nothing listens any more.
 
         A port of this machine refuses connections only then; the clients' patience is for busy engines.
         """
+        if caught_exception:
+            self._hangs(caught_exception)
         with self._refusing:  # all threads' clients share it
             if not isinstance(caught_exception, EndpointConnectionError):
                 self._refused_since = None
                 return
             since = self._refused_since = self._refused_since or time.monotonic()
         if time.monotonic() - since >= GONE_SECONDS:
-            raise EngineGone(
+            raise EngineGone(self._why_unreachable(caught_exception)) from caught_exception
+
+    def _why_unreachable(self, error: EndpointConnectionError) -> str:
+        """Return why connections to the engine fail: it has ended, or this process cannot open one."""
+        if any(isinstance(cause, ConnectionRefusedError) for cause in causes(error)):
+            return (
                 f"{self.endpoint_url}: the {self.name} engine has ended, nothing listens there any more; "
                 "start it, and run it again"
-            ) from caught_exception
+            )
+        system = next((cause.strerror for cause in causes(error) if isinstance(cause, OSError)), None)
+        return f"{self.endpoint_url}: cannot be called, as {lacking(error) or system or error}"
 
     def fleet_environment(self) -> dict[str, str]:
         """The environment in which a fleet process finds this engine with plain boto3."""

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from helpers.engines import local
+from helpers.engines import local, machine
 from helpers.engines.guard import Credentials
 from helpers.errors import EngineError
 from helpers.files import write_whole
@@ -182,6 +182,8 @@ class LocalStack(local.Local):
 
     name = "localstack"
     server = Server
+    environment = machine.LOCALSTACK_ENVIRONMENT
+    health = "/_localstack/health"
     remedy = "start it there, or one of the lab's own with `./lab engine start localstack`"
 
     def _fall_back(self) -> str:

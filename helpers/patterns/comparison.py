@@ -145,6 +145,7 @@ def compare(
             f"engine {engine.name}: shows what none of these patterns can do without; choose an engine that "
             "does, as docs/engines.md lists them"
         )
+    engine.check_room(replace(experiment, siphon_share=1))
     turns = [(pattern, number) for number in range(-1, repetitions) for pattern in able]
     predicted: dict[str, dict[str, Any]] = {}
     traces: dict[str, Trace] = {}
