@@ -1,9 +1,12 @@
 """Deploying a workflow: refused before anything is created, or deployed whole, or removed whole."""
 
 import json
+from types import SimpleNamespace
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 
 from helpers import stack
 from helpers.errors import StackError
@@ -236,3 +239,68 @@ def test_an_input_over_256_kib_is_refused(engine):
             stateMachineArn=deployed.outputs["StateMachineArn"]
         )["executions"]
     assert before == after
+
+
+def test_a_name_over_awss_limit_is_refused_before_anything_is_created():
+    """A folder's name must leave room in names of state machines: 80 characters, all in all."""
+    body = stack.template("distributed_map")
+    fits = 80 - len("-Distributed")
+    stack.check_names("long", "x" * fits, body)
+    with pytest.raises(
+        StackError, match=r"'long'.*81 characters, and AWS takes 80; give its folder a shorter"
+    ):
+        stack.check_names("long", "x" * (fits + 1), body)
+
+
+def answering(*, error: str | None = None) -> SimpleNamespace:
+    """An engine whose IAM says that there is a boundary, or refuses to say."""
+    sts, iam = (boto3.client(name, region_name="us-east-1") for name in ("sts", "iam"))
+    identity = {"Arn": "arn:aws-cn:sts::111122223333:assumed-role/me/me", "Account": "111122223333"}
+    stubs = {"sts": Stubber(sts), "iam": Stubber(iam)}
+    stubs["sts"].add_response("get_caller_identity", identity)
+    if error:
+        stubs["iam"].add_client_error("get_policy", error, "no", 403)
+    else:
+        stubs["iam"].add_response("get_policy", {"Policy": {}})
+    for stub in stubs.values():
+        stub.activate()
+    return SimpleNamespace(client={"sts": sts, "iam": iam}.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (None, "arn:aws-cn:iam::111122223333:policy/concurrency-lab-boundary"),
+        ("NoSuchEntity", ""),
+        ("AccessDenied", ""),
+    ],
+)
+def test_the_boundary_is_the_accounts_policy_of_that_name(error, found):
+    """Roles are bounded by it where the account has it, in any partition; nobody has to name it."""
+    assert stack.permissions_boundary(answering(error=error)) == found
+
+
+def test_a_boundary_that_cannot_be_looked_for_ends_a_deployment():
+    """An account that does not answer is not taken for one without a boundary."""
+    with pytest.raises(
+        StackError, match=r"policy concurrency-lab-boundary: could not be looked for.*Throttling"
+    ):
+        stack.permissions_boundary(answering(error="Throttling"))
+
+
+def test_a_boundary_that_is_named_bounds_every_role(engine, monkeypatch):
+    """It comes before the account's own; what is no ARN is refused, and nothing is made."""
+    arn, before = "arn:aws:iam::111122223333:policy/ours/all", everything(engine)
+    monkeypatch.setenv(stack.BOUNDARY, arn)
+    with stack.deploy(engine, "task_token", {"Consumer": "fleet"}) as deployed:
+        assert deployed.parameters["PermissionsBoundary"] == arn
+        iam = engine.client("iam")
+        names = {role["RoleName"] for role in iam.list_roles()["Roles"]}
+        roles = [iam.get_role(RoleName=name)["Role"] for name in names if name.startswith(deployed.name)]
+        assert {arn} == {role["PermissionsBoundary"]["PermissionsBoundaryArn"] for role in roles}
+        again = deployed.update({"Consumer": "fleet", "VisibilityTimeout": 240})
+        assert again.parameters["PermissionsBoundary"] == arn
+    monkeypatch.setenv(stack.BOUNDARY, "ours")
+    with pytest.raises(StackError, match="PermissionsBoundary='ours': must match"):
+        stack.deploy(engine, "task_token")
+    assert everything(engine) == before
