@@ -258,7 +258,7 @@ def roles(root: SimpleNamespace, operator: Engine) -> None:
 
 def climb(service: str, method: str, **arguments: object) -> object:
     """A step of the way, as a parameter."""
-    return pytest.param(service, method, arguments, id="-".join([method, *map(str, arguments.values())])[:70])
+    return pytest.param(service, method, arguments, id=method)
 
 
 NEW = {"RoleName": f"{OURS}-2", "AssumeRolePolicyDocument": TRUST}
