@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import inf
 from types import TracebackType
 from typing import Any, Self
@@ -34,6 +35,8 @@ THROTTLED = {
     "stepfunctions": "ThrottlingException",
 }
 """The code by which each service refuses a call that comes too soon (their API references, 2026-11-25)."""
+WRITTEN_FOR = "0.10.0"
+"""The release of microburst whose upstream session `Wire` replaces; pyproject.toml pins the same."""
 KINDS = ("throttled", "failed", "slow", "reset", "unanswered")
 CHANGE_SECONDS = 10
 """How long the proxy may take to start or to end."""
@@ -101,7 +104,8 @@ class Wire:
 
     faults: of those that fit a call the first that strikes does. endpoint_url: where it answers. engine: the
     same engine through the proxy: its clients, runs and fleets. Raises EngineError for an engine that does
-    not answer at one endpoint: AWS itself, where a service has each its own, and the simulator.
+    not answer at one endpoint: AWS itself, where a service has each its own, and the simulator. Raises it,
+    too, where another release of microburst is installed than `WRITTEN_FOR`.
     """
 
     engine: Engine
@@ -112,6 +116,11 @@ class Wire:
             raise EngineError(
                 f"engine {engine.name!r}: has no single endpoint that a proxy could stand before; use an "
                 "engine on this machine"
+            )
+        if (found := version("microburst")) != WRITTEN_FOR:
+            raise EngineError(
+                f"microburst {found} is installed, but the proxy is written for {WRITTEN_FOR}: install "
+                f"microburst=={WRITTEN_FOR}, or bring helpers/wire.py and its tests up to the new release"
             )
         self._before = engine
         self._faults = faults

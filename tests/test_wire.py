@@ -1,7 +1,9 @@
 """Laws of the proxy that does faults on the wire."""
 
 import contextlib
+import re
 import threading
+from importlib.metadata import version
 
 import psutil
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from helpers import connect, live, stack
 from helpers.errors import EngineError
-from helpers.wire import KINDS, THROTTLED, Fault, Wire
+from helpers.wire import KINDS, THROTTLED, WRITTEN_FOR, Fault, Wire
 
 CALLS = {
     "cloudformation": ("list_stacks", {}),
@@ -116,6 +118,15 @@ def test_an_engine_without_one_endpoint_is_refused():
     """No proxy stands before the simulator, or before AWS, whose services have each their own endpoint."""
     with pytest.raises(EngineError, match="no single endpoint"):
         Wire(connect("simulated"))
+
+
+def test_another_release_is_refused(engine, monkeypatch):
+    """The proxy is written for one release of microburst, the installed one; another is refused by name."""
+    assert version("microburst") == WRITTEN_FOR
+    monkeypatch.setattr("helpers.wire.version", lambda package: f"0.0.1 of {package}")
+    refusal = f"^microburst 0.0.1 of microburst is installed.* microburst=={re.escape(WRITTEN_FOR)}, or "
+    with pytest.raises(EngineError, match=refusal):
+        Wire(engine)
 
 
 def test_it_listens_on_loopback_and_ends(engine):

@@ -2,8 +2,8 @@
 
 `helpers.engines.embedded` starts this folder as a program of its own, which imports none of the lab.
 Each correction is one function that wraps one of ministack's, for what the lessons rely on and the
-emulator leaves out; each has its test in tests/test_embedded*.py. They are written for one release,
-so the server refuses to start on another.
+emulator leaves out; each has its test in tests/test_embedded*.py. They are written for one release of
+ministack, and of hypercorn, its HTTP server; the server refuses to start on another.
 """
 
 import os
@@ -25,7 +25,8 @@ import stopping
 import tags
 import walls
 
-WRITTEN_FOR = "1.5.33"
+WRITTEN_FOR = {"ministack": "1.5.33", "hypercorn": "0.18.0"}
+"""The release of each package whose private functions the corrections wrap; pyproject.toml pins the same."""
 CORRECTIONS = (
     *(scale, payloads, histories, stopping, maps, map_runs),
     *(callbacks, states, functions, permissions, refusals, tags, walls),
@@ -35,12 +36,13 @@ CORRECTIONS = (
 
 def main() -> None:
     """Serve until SIGTERM, and end with all workers. ministack reads its settings from the environment."""
-    if (found := version("ministack")) != WRITTEN_FOR:
-        raise SystemExit(
-            f"ministack {found} is installed, but the embedded engine's corrections are written for "
-            f"{WRITTEN_FOR}: install ministack=={WRITTEN_FOR}, or bring helpers/engines/embedded_server/ "
-            "and its tests up to the new release"
-        )
+    for package, release in WRITTEN_FOR.items():
+        if (found := version(package)) != release:
+            raise SystemExit(
+                f"{package} {found} is installed, but the embedded engine's corrections are written for "
+                f"{release}: install {package}=={release}, or bring helpers/engines/embedded_server/ "
+                "and its tests up to the new release"
+            )
     # Three pipes a Lambda worker and a socket a request soon pass the usual soft limit of 1,024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
