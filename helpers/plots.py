@@ -415,7 +415,7 @@ def sequence(
         for begin, end in zip_longest(times(begins), times(*ends)[: len(times(begins))], fillvalue=last):
             ax.barh(ROWS[row], end - begin, left=begin, height=0.4, linewidth=0, **look)
     for event, (low, high, mark) in MOVES.items():
-        light = {"color": "#777777", "linewidth": 0.8, "markersize": 4}
+        light: dict[str, Any] = {"color": "#777777", "linewidth": 0.8, "markersize": 4}
         look = light if event == "beat" else {"color": "#333333", "linewidth": 1.4, "markersize": 6}
         for time in times(event):
             ax.plot([time, time], [low, high], marker=mark, markevery=[1], **look)

@@ -2,6 +2,8 @@
 
 # ruff: noqa: SIM300 -- asserts read expected == actual
 
+import ast
+import hashlib
 import json
 import os
 import re
@@ -10,15 +12,26 @@ import signal
 import subprocess
 import sys
 import tomllib
+import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from uv import find_uv_bin
 
 from helpers.drills import until
+from helpers.engines.localstack import PYTHONS, RELEASE
+from helpers.wire import WRITTEN_FOR
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ["sh", "cat", "cksum", "cp", "dirname", "mkdir", "mv", "readlink", "rm", "sleep"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+TOOLS = ["sh", "cat", "cksum", "cp", "dirname", "mkdir", "mv", "readlink", "rm", "sed", "sleep"]
+LOCKED = "--no-deps --require-hashes -r requirements.lock"
+"""How an installer is called for what is locked; the lab itself follows."""
 
 # Stands for a Python of some version. It makes a .venv of itself; its pip waits for the file "gate".
 FAKE_PYTHON = """#!/bin/sh
@@ -60,7 +73,7 @@ class Clone:
         self.bin.mkdir()
         self.gate.mkdir()
         self.log.touch()
-        for name in ("lab", "pyproject.toml"):
+        for name in ("lab", "pyproject.toml", "requirements.lock"):
             shutil.copy(ROOT / name, self.root)
         (self.root / "helpers" / "__init__.py").touch()
         (self.root / "helpers" / "cli.py").write_text(FAKE_CLI)
@@ -132,7 +145,8 @@ def test_first_call_makes_the_environment_and_runs_the_command(clone: Clone, tmp
     assert "Python 3.12 and pip" in done.stderr
     assert "about two minutes" in done.stderr
     assert [f"python3 -m venv {clone.root}/.venv"] == clone.calls("-m venv")
-    assert 1 == len(clone.calls("-m pip install", "--quiet", "-e .[test]"))
+    installed = [line.partition("-check ")[2] for line in clone.calls("-m pip install", "--quiet")]
+    assert [LOCKED, "--no-deps --no-build-isolation -e ."] == installed
 
 
 def test_status_of_the_command_is_the_status_of_the_call(ready: Clone) -> None:
@@ -144,18 +158,29 @@ def test_second_call_installs_nothing(ready: Clone) -> None:
     """One environment serves until its list of packages changes; a new date of the file is no change."""
     (ready.root / "pyproject.toml").touch()
     done = ready.run("x")
-    assert ("", 1) == (done.stderr, len(ready.calls("pip install")))
+    assert ("", 1) == (done.stderr, len(ready.calls(LOCKED)))
 
 
-def test_changed_list_of_packages_makes_the_environment_anew(ready: Clone) -> None:
-    """What pyproject.toml says is what is installed, with nothing left of what it said before."""
+@pytest.mark.parametrize("name", ["pyproject.toml", "requirements.lock"])
+def test_changed_list_of_packages_makes_the_environment_anew(ready: Clone, name: str) -> None:
+    """What the lists say is what is installed, with nothing left of what they said before."""
     old = ready.root / ".venv" / "left over"
     old.touch()
-    with (ready.root / "pyproject.toml").open("a") as file:
+    with (ready.root / name).open("a") as file:
         file.write("# one more\n")
     assert 0 == ready.run().returncode
-    assert (2, False) == (len(ready.calls("pip install")), old.exists())
+    assert (2, False) == (len(ready.calls(LOCKED)), old.exists())
     assert "" == ready.run().stderr
+
+
+def test_unlocked_is_the_newest_of_everything(ready: Clone) -> None:
+    """LAB_UNLOCKED=1 makes an environment of the newest releases, a call without it a locked one again."""
+    assert "" == ready.run(LAB_UNLOCKED="0").stderr
+    assert "making" in ready.run(LAB_UNLOCKED="1").stderr
+    assert (1, 1) == (len(ready.calls("-check -e .[test]")), len(ready.calls(LOCKED)))
+    assert "" == ready.run(LAB_UNLOCKED="1").stderr
+    assert "making" in ready.run().stderr
+    assert 2 == len(ready.calls(LOCKED))
 
 
 def test_half_made_environment_is_made_anew(ready: Clone) -> None:
@@ -164,7 +189,7 @@ def test_half_made_environment_is_made_anew(ready: Clone) -> None:
     old = ready.root / ".venv" / "left over"
     old.touch()
     assert 0 == ready.run().returncode
-    assert (2, False) == (len(ready.calls("pip install")), old.exists())
+    assert (2, False) == (len(ready.calls(LOCKED)), old.exists())
 
 
 def test_moved_folder_makes_the_environment_anew(ready: Clone) -> None:
@@ -213,7 +238,7 @@ def test_two_first_calls_at_once_install_once(clone: Clone) -> None:
     clone.gate.mkdir()
     results = [process.communicate(timeout=60)[0] for process in (first, second)]
     assert [["first"], ["second"]] == [json.loads(out)["arguments"] for out in results]
-    assert (1, 1) == (len(clone.calls("-m venv")), len(clone.calls("pip install")))
+    assert (1, 1) == (len(clone.calls("-m venv")), len(clone.calls(LOCKED)))
 
 
 def test_killed_call_does_not_block_the_next(clone: Clone) -> None:
@@ -280,13 +305,17 @@ def test_lab_python_overrides(ready: Clone, tmp_path: Path) -> None:
 
 
 def test_uv_is_used_where_it_is_there(clone: Clone) -> None:
-    """With uv on PATH, uv makes the environment and installs the same list."""
+    """With uv on PATH, uv makes the environment and installs the same lock."""
     clone.has_uv(clone.has("python3", "3.12"))
     done = clone.run()
     assert 0 == done.returncode
     assert "Python 3.12 and uv" in done.stderr
-    assert 1 == len(clone.calls("uv pip install", f"--python {clone.root}/.venv/bin/python", "-e .[test]"))
+    python = f"--python {clone.root}/.venv/bin/python"
+    assert 1 == len(clone.calls("uv pip install", f"{python} {LOCKED}"))
+    assert 1 == len(clone.calls("uv pip install", f"{python} --no-deps --no-build-isolation -e ."))
     assert [] == clone.calls("-m pip")
+    assert "making" in clone.run(LAB_UNLOCKED="1").stderr
+    assert 1 == len(clone.calls("uv pip install", f"{python} -e .[test]"))
 
 
 def test_called_through_a_link(ready: Clone, tmp_path: Path) -> None:
@@ -309,10 +338,179 @@ def test_helpers_where_the_caller_stands_are_not_the_labs(ready: Clone, tmp_path
 
 
 def test_environment_yml_lists_no_packages_of_its_own() -> None:
-    """pyproject.toml is the one list: conda brings Python, of the version asked for there, and pip."""
+    """The lock is the one list: conda brings Python, of the version that pyproject.toml asks for, and pip."""
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    assert [f"python{wanted}", "pip", {"pip": ["-e .[test]"]}] == environment["dependencies"]
+    assert [f"python{wanted}", "pip", {"pip": ["-r requirements.lock"]}] == environment["dependencies"]
+
+
+# The lock and the bounds
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DIRECT = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
+TESTS_OWN = [Requirement(text) for text in PROJECT["project"]["optional-dependencies"]["test"]]
+BACKEND = [Requirement(text) for text in PROJECT["build-system"]["requires"]]
+LOCK = ROOT / "requirements.lock"
+BINDER = ROOT / ".binder" / "requirements.txt"
+LOCALSTACK = ROOT / "infra" / "localstack-requirements.txt"
+ENTRY = re.compile(r"([a-z0-9-]+)(?:\[[a-z,-]+\])?==([a-z0-9.]+)(?: ; ([^\\]+))? \\")
+HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
+COMMENT = ["# This file was autogenerated by uv via the following command:", "#    .ci/lock"]
+MACHINES = [
+    {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": system}
+    | {"os_name": "posix", "platform_python_implementation": "CPython", "implementation_name": "cpython"}
+    for python in ("3.11", "3.12", "3.13", "3.14")
+    for system in ("linux", "darwin")
+]
+
+
+def entries(path: Path) -> list[tuple[str, str, str | None]]:
+    """Name, version and marker of each package in a lock."""
+    found = [ENTRY.fullmatch(line) for line in path.read_text().splitlines()]
+    return [(one[1], one[2], one[3]) for one in found if one]
+
+
+def locked(path: Path, machine: dict[str, str]) -> dict[str, str]:
+    """The version of each package that a lock has for this machine."""
+    there = [
+        (name, version)
+        for name, version, marker in entries(path)
+        if marker is None or Marker(marker).evaluate(machine)
+    ]
+    assert len(there) == len(dict(there))
+    return dict(there)
+
+
+@pytest.mark.parametrize("path", [LOCK, BINDER, LOCALSTACK], ids=lambda path: path.name)
+def test_a_lock_names_releases_and_hashes_and_nothing_else(path: Path) -> None:
+    """Each package has one release and its hashes; no index, host, address or folder is named."""
+    first, second, *lines = path.read_text().splitlines()
+    assert COMMENT == [first, second]
+    assert [] == [line for line in lines if not ENTRY.fullmatch(line) and not HASH.fullmatch(line)]
+    # What follows an entry is a hash, and each hash but the last of an entry is continued.
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        assert line.endswith("\\") == bool(HASH.fullmatch(following)), line
+    assert 90 < len(entries(path))
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: " ".join([*machine.values()][:3:2]))
+def test_lock_and_pyproject_agree(machine: dict[str, str]) -> None:
+    """Every direct dependency is in the lock, within its bounds, for every Python and system there is."""
+    everything, binder = locked(LOCK, machine), locked(BINDER, machine)
+    for have, wanted in ((everything, DIRECT + TESTS_OWN + BACKEND), (binder, DIRECT + BACKEND)):
+        found = {str(one): have.get(canonicalize_name(one.name)) for one in wanted}
+        assert {} == {
+            text: version
+            for text, version in found.items()
+            if version is None or version not in Requirement(text).specifier
+        }
+    assert {} == dict(binder.items() - everything.items())
+    assert {"pytest", "mypy", "playwright"} <= everything.keys() - binder.keys()
+
+
+def test_every_dependency_has_a_lower_bound() -> None:
+    """Each direct dependency, the tests' and the build backend's too, has an oldest release that is held."""
+    bounds = {str(one): {clause.operator for clause in one.specifier} for one in DIRECT + TESTS_OWN + BACKEND}
+    assert [] == [text for text, operators in bounds.items() if not operators & {">=", "=="}]
+
+
+def test_an_exact_or_upper_bound_has_its_reason_beside_it() -> None:
+    """A bound that keeps newer releases out says why in its line."""
+    held = [
+        line
+        for line in (ROOT / "pyproject.toml").read_text().splitlines()
+        if re.search(r'"[\w-]+.*(==|<)', line)
+    ]
+    assert [] == [line for line in held if not re.search(r'",\s+# \w', line)]
+    assert 4 == len(held)
+
+
+def test_what_is_patched_from_within_is_pinned_exactly() -> None:
+    """A package whose private parts the lab replaces has one release, in pyproject.toml and in the code."""
+    program = ast.parse((ROOT / "helpers" / "engines" / "embedded_server" / "__main__.py").read_text())
+    [engine] = [
+        ast.literal_eval(node.value)
+        for node in program.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WRITTEN_FOR"
+    ]
+    exact = {one.name: str(one.specifier).removeprefix("==") for one in DIRECT if "==" in str(one.specifier)}
+    assert engine | {"microburst": WRITTEN_FOR} == exact
+    # LocalStack has an environment of its own, which is made of its lock.
+    assert RELEASE in [version for name, version, _ in entries(LOCALSTACK) if name == "localstack-core"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "wanted"),
+    [(["helpers", "infra", "notebooks"], DIRECT), (["tests"], DIRECT + TESTS_OWN)],
+    ids=["lab", "tests"],
+)
+def test_what_is_imported_is_a_direct_dependency(folders: list[str], wanted: list[Requirement]) -> None:
+    """A package that code imports is listed by its own name, so that it has a bound of its own."""
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    files = [path for path in files if "localstack_server" not in path.parts]  # runs among LocalStack's
+    own = {*sys.stdlib_module_names, "helpers", "infra", "notebooks", "tests"}
+    own |= {path.stem for folder in ("helpers", "infra", "tests") for path in (ROOT / folder).rglob("*.py")}
+    imported = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import():
+                    imported |= {alias.name.partition(".")[0] for alias in node.names}
+                case ast.ImportFrom(module=str(module), level=0):
+                    imported.add(module.partition(".")[0])
+    brings = packages_distributions()
+    listed = {canonicalize_name(one.name) for one in wanted}
+    unlisted = [
+        name
+        for name in sorted(imported - own)
+        if not listed & {canonicalize_name(dist) for dist in brings.get(name, [])}
+    ]
+    assert [] == unlisted
+    assert 10 < len(imported - own)
+
+
+@pytest.mark.parametrize(
+    "installer", [[sys.executable, "-m", "pip"], [find_uv_bin(), "pip"]], ids=["pip", "uv"]
+)
+def test_a_file_of_another_hash_is_refused(tmp_path: Path, installer: list[str]) -> None:
+    """Called as `lab` calls it, an installer takes the file that was locked, byte for byte, and no other."""
+    wheel = tmp_path / "ware-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("ware.py", "")
+        file.writestr("ware-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: ware\nVersion: 1.0\n")
+        file.writestr(
+            "ware-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr("ware-1.0.dist-info/RECORD", "")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (tmp_path / "requirements.lock").write_text(f"ware==1.0 \\\n    --hash=sha256:{digest}\n")
+
+    def install(to: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*installer, "install", "--no-index", "--find-links", ".", "--target", to, *LOCKED.split()],
+            cwd=tmp_path,
+            env=os.environ
+            | {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", "UV_CACHE_DIR": f"cache of {to}"},
+            capture_output=True,
+            text=True,
+        )
+
+    done = install("right")
+    assert (0, True) == (done.returncode, (tmp_path / "right" / "ware.py").exists()), done.stderr
+    with zipfile.ZipFile(wheel, "a") as file:
+        file.writestr("ware_too.py", "")
+    done = install("wrong")
+    assert (1, False) == (done.returncode, (tmp_path / "wrong" / "ware.py").exists())
+    assert re.search("(?i)do not match the hashes|hash mismatch", done.stderr), done.stderr
+    assert digest in done.stderr
+
+
+def test_what_is_installed_fits_together() -> None:
+    """Each installed package has what it requires, in a release that it accepts."""
+    ran = subprocess.run(
+        [find_uv_bin(), "pip", "check", "--python", sys.executable], capture_output=True, text=True
+    )
+    assert 0 == ran.returncode, ran.stderr
 
 
 def test_lab_asks_for_the_python_of_pyproject() -> None:
@@ -377,30 +575,61 @@ def test_a_container_is_set_up_as_a_clone_is() -> None:
 
 
 def test_binder_installs_what_pyproject_lists() -> None:
-    """Binder has a Python that the lab runs on, and the one list of packages, without the tests' own."""
+    """Binder has a Python that the lab runs on, the locked releases without the tests' own, and the lab."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     # repo2docker reads one folder, .binder where it is there: environment.yml above it has no effect.
     assert not (ROOT / "binder").exists()
     name, _, version = (ROOT / ".binder" / "runtime.txt").read_text().strip().partition("-")
     assert "python" == name
     assert [int(part) for part in version.split(".")] >= [int(part) for part in wanted.strip(">=").split(".")]
-    assert "-e .\n" == (ROOT / ".binder" / "requirements.txt").read_text()
-    assert {"requirements.txt", "runtime.txt"} == {path.name for path in (ROOT / ".binder").iterdir()}
+    # What requirements.txt holds, test_lock_and_pyproject_agree says.
+    _, *commands = (ROOT / ".binder" / "postBuild").read_text().splitlines()
+    commands = [line for line in commands if not line.startswith("#")]
+    assert ["set -eu", "python -m pip install --no-deps --no-build-isolation -e ."] == commands
+    named = {"requirements.txt", "runtime.txt", "postBuild"}
+    assert named == {path.name for path in (ROOT / ".binder").iterdir()}
 
 
 def test_workflow_runs_what_a_user_runs() -> None:
-    """CI tests, executes the notebooks and checks settings, on the oldest Python and a newer one."""
+    """CI tests, executes the notebooks and checks settings, on each Python from the oldest on."""
     job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["lab"]
     runs = [step["run"] for step in job["steps"] if "run" in step]
     assert ["./lab test", "./lab run"] == runs[:2]
     assert job["env"]["LAB_TEST_BROWSER"]  # no test of a browser is skipped
     assert [True] == ["./lab sweep" in run and "--check" in run for run in runs[2:]]
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    assert wanted.removeprefix(">=") == job["strategy"]["matrix"]["python"][0]
-    assert 1 < len(job["strategy"]["matrix"]["python"])
+    assert PROJECT["project"]["requires-python"] == f">={job['strategy']['matrix']['python'][0]}"
+    assert ["3.11", "3.12", "3.13", "3.14"] == job["strategy"]["matrix"]["python"]
+    assert "LAB_UNLOCKED" not in job["env"]
 
 
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+def test_workflow_runs_localstack_where_it_runs() -> None:
+    """LocalStack is tried on the Pythons that it was seen to run on, and on no other."""
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["localstack"]
+    assert [f"{major}.{minor}" for major, minor in PYTHONS] == job["strategy"]["matrix"]["python"]
+
+
+def test_workflow_tries_the_lowest_and_the_newest() -> None:
+    """Pushes try the lowest releases of the bounds, each week the newest; both run the whole suite."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    lowest, newest = jobs["lowest"], jobs["newest"]
+    # uv reads its resolution from the environment, and is there before `lab` looks for an installer.
+    assert {"LAB_UNLOCKED": "1", "UV_RESOLUTION": "lowest-direct"}.items() <= lowest["env"].items()
+    runs = [step["run"] for step in lowest["steps"] if "run" in step]
+    assert ["python -m pip install uv", "./lab test"] == runs
+    assert "github.event_name != 'schedule'" == lowest["if"]
+    assert ("1", None) == (newest["env"]["LAB_UNLOCKED"], newest["env"].get("UV_RESOLUTION"))
+    assert "./lab test" in [step.get("run") for step in newest["steps"]]
+    assert "github.event_name == 'schedule'" == newest["if"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_caches_by_the_lock(path: Path) -> None:
+    """What is kept between runs is kept for one lock; a job that is not locked keeps nothing."""
+    for job in yaml.safe_load(path.read_text())["jobs"].values():
+        for step in job["steps"]:
+            if "cache" in step.get("with", {}):
+                assert "requirements.lock" in step["with"]["cache-dependency-path"].split()
+                assert "LAB_UNLOCKED" not in job["env"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -467,7 +696,7 @@ def test_workflow_measures_what_the_tests_reach() -> None:
     assert 95 == limit
 
 
-@pytest.mark.parametrize("name", ["lab", ".ci/run"])
+@pytest.mark.parametrize("name", ["lab", ".ci/run", ".ci/lock", ".binder/postBuild"])
 def test_scripts_are_executable(name: str) -> None:
     """A fresh clone runs without a chmod."""
     assert os.access(ROOT / name, os.X_OK)
