@@ -75,7 +75,8 @@ def run(
     InvalidExperiment for what only the simulated engine runs, and BudgetError for what the engine's budget
     does not allow, before anything is done.
     """
-    check(stack.engine, experiment, _warm_in(stack))
+    _check(experiment)
+    stack.engine.check_room(experiment, _warm_in(stack))
     stack.engine.spend(_described(experiment), budget.of_run(experiment))
     return _run(stack, experiment, machine, progress)
 
@@ -133,7 +134,8 @@ def bench(engine: Engine) -> Iterator[Run]:
 
         def run_next(experiment: Experiment, progress: Progress = True) -> Trace:
             nonlocal stack, last
-            check(engine, experiment, _warm_in(stack))
+            _check(experiment)
+            engine.check_room(experiment, _warm_in(stack))
             engine.spend(_described(experiment), budget.of_run(experiment))
             values = parameters(experiment)
             try:
@@ -159,18 +161,8 @@ def _described(experiment: Experiment) -> str:
     return f"{experiment.items:,} items with {experiment.worker_concurrency} workers"
 
 
-def check(engine: Engine, experiment: Experiment, warm: int = 0) -> None:
-    """Refuse what the lab's workflows do not do, and more workers than this machine can hold.
-
-    Args:
-        engine: Where the experiment is about to run.
-        experiment: The experiment.
-        warm: Lambda environments that run already, which it takes over or which end before it.
-
-    Raises:
-        InvalidExperiment: Only the simulated engine runs it.
-        EngineError: It does not fit this machine.
-    """
+def _check(experiment: Experiment) -> None:
+    """Refuse what the lab's workflows do not do."""
     for name, does, value in (
         ("task_attempts", "sends a message once and leaves redelivery to the queue", 1),
         ("arrivals_per_second", "has all items at the start", None),
@@ -180,7 +172,6 @@ def check(engine: Engine, experiment: Experiment, warm: int = 0) -> None:
                 f"{name}={getattr(experiment, name)}: a deployed workflow {does}; use {name}={value}, "
                 "or the simulated engine"
             )
-    engine.check_room(experiment, warm)
 
 
 def _warm_in(stack: Stack | None) -> int:
@@ -224,7 +215,8 @@ def burst(stack: Stack, experiment: Experiment, progress: Progress = True) -> Tr
     ends. Raises StackError unless all items take the limited lane. When interrupted, it saves what was
     measured so far, as `run` does. Raises InvalidExperiment and BudgetError as `run` does.
     """
-    check(stack.engine, experiment, _warm_in(stack))
+    _check(experiment)
+    stack.engine.check_room(experiment, _warm_in(stack))
     if experiment.siphon_share != 1:
         raise StackError(
             f"siphon_share={experiment.siphon_share}: a burst has the limited lane only; use siphon_share=1"

@@ -200,6 +200,16 @@ def test_an_engine_under_a_limit_says_which(limit, soft, hard, told):
     assert done.stdout.count("\n") == 1
 
 
+def test_an_engine_that_dies_of_a_lack_says_which(monkeypatch, tmp_path):
+    """What the engine's own process ran out of, as its log tells, is the reason that it did not come up."""
+    program = tmp_path / "dies.py"
+    program.write_text("raise OSError(28, 'No space left on device')\n")
+    monkeypatch.setattr(embedded.Server, "program", str(program))
+    with pytest.raises(EngineError, match=r"did not come up.*full; make room") as failed:
+        embedded.Server.start()
+    assert "\n" not in str(failed.value)
+
+
 def test_a_caller_without_descriptors_is_no_dead_engine(engine, monkeypatch):
     """Where a socket cannot be opened the error says so, and never that the engine has ended."""
     with connect("embedded", endpoint=engine.endpoint_url) as connected:
