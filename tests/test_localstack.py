@@ -101,7 +101,7 @@ def test_an_own_endpoint_needs_a_url():
 def test_any_emulator_is_an_endpoint(engine, monkeypatch):
     """What speaks AWS's API at a URL is used, and other processes find it by the environment."""
     given = connect("endpoint", endpoint=engine.endpoint_url)
-    assert given.shared() == {"AWS_ENDPOINT_URL": engine.endpoint_url}
+    assert given.shared() == {"AWS_ENDPOINT_URL": engine.endpoint_url} | engine.credentials.variables()
     for variable, value in given.shared().items():
         monkeypatch.setenv(variable, value)
     found = connect("endpoint")

@@ -53,8 +53,8 @@ def combined(engine):
             "stepfunctions",
             endpoint_url=engine.endpoint_url,
             region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
+            aws_access_key_id=engine.credentials.access_key,
+            aws_secret_access_key=engine.credentials.secret_key,
         )
         text = json.dumps({"items": payloads})
         machine = deployed.outputs["StateMachineArn"]

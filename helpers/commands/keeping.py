@@ -1,8 +1,9 @@
-"""`lab engine start`, `stop` and `status`, and `lab doctor`."""
+"""`lab engine start`, `stop`, `status` and `env`, and `lab doctor`."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -48,14 +49,25 @@ def start(
         typer.Option(help="A port of 127.0.0.1; default: a free one, in Docker 4566.", min=0, max=65535),
     ] = 0,
     docker: Docker = False,
+    any_credentials: Annotated[
+        bool,
+        typer.Option(
+            "--any-credentials",
+            help="Serve calls signed with any key, for tools that bring dummy keys of their own.",
+        ),
+    ] = False,
 ) -> None:
-    """Start an engine that keeps running.
+    """Start an engine that keeps running, and print how boto3 and the AWS CLI get its credentials.
 
-    localstack is installed first where it is missing, from the package registry into .lab/.
+    localstack is installed first where it is missing, from the package registry into .lab/. With
+    --any-credentials every user and program of this machine can use the engine, and run code in it as you;
+    pages in a browser stay refused.
 
     Example: ./lab engine start localstack
     """
     server = _server(name, docker)
+    if docker and any_credentials:
+        raise EngineError("--any-credentials: LocalStack in Docker asks for no credentials; leave it out")
     if docker:
         localstack.compose("up", "--detach", "--wait", port=port)
         url = f"http://localhost:{port}" if port else localstack.DEFAULT_URL
@@ -63,8 +75,38 @@ def start(
         if port:
             typer.echo(f"for the lab to find it: export AWS_ENDPOINT_URL={url}")
         return
-    kept = server.keep(port)
+    kept = server.keep(port, any_credentials)
     typer.echo(f"{name} engine at {kept.endpoint_url} (pid {kept.pid}); the notebooks find it by themselves")
+    if any_credentials:
+        typer.echo(
+            "WARNING: it serves calls with any credentials: every user and program of this machine can use "
+            "it, and run code in it as you; pages in a browser stay refused"
+        )
+    typer.echo(f'for boto3 and the AWS CLI: eval "$(./lab engine env{_argument(name)})"')
+
+
+def _argument(name: str) -> str:
+    """The engine's name as an argument, where it is not the default."""
+    return "" if name == embedded.Server.engine else f" {name}"
+
+
+@engine_app.command()
+def env(name: Name = "embedded") -> None:
+    """Print the address and the credentials of a kept engine as a line for the shell.
+
+    After `eval "$(./lab engine env)"`, boto3 and the AWS CLI call the engine, in this shell and what it
+    starts. The line holds the engine's secret: evaluate it, and do not store it.
+
+    Example: ./lab engine env
+    """
+    kept = _server(name).kept()
+    if not kept:
+        raise EngineError(
+            f"no {name} engine is running; start one with `./lab engine start{_argument(name)}`"
+        )
+    region = {"AWS_DEFAULT_REGION": local.REGION, "AWS_REGION": local.REGION}
+    variables = {"AWS_ENDPOINT_URL": kept.endpoint_url} | kept.credentials.variables() | region
+    typer.echo("export " + " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items()))
 
 
 @engine_app.command()
@@ -92,7 +134,8 @@ def status() -> None:
     for kept in there:
         if not kept.healthy(kept.endpoint_url):
             raise EngineError(f"{kept.endpoint_url}: the kept {kept.engine} engine {kept.silence()}")
-        typer.echo(f"{kept.engine} engine at {kept.endpoint_url} (pid {kept.pid})")
+        calls = "any credentials" if kept.any_credentials else "its own credentials only"
+        typer.echo(f"{kept.engine} engine at {kept.endpoint_url} (pid {kept.pid}), {calls}")
     if not there:
         typer.echo("no engine is running; start one with `./lab engine start`")
         raise typer.Exit(1)

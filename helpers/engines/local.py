@@ -35,7 +35,8 @@ from localstack_client.session import Session
 
 from helpers.engines import answering
 from helpers.engines.base import CLIENT_CONFIG, Engine
-from helpers.engines.guard import HOSTS, HOW, REGION, Credentials
+from helpers.engines.guard import HOSTS, HOW, Credentials
+from helpers.engines.guard import REGION as REGION
 from helpers.engines.watching import Watch
 from helpers.errors import EngineError, FileError, shown
 from helpers.files import for_sockets, locked, write_whole
@@ -463,7 +464,7 @@ class Local(Engine):
             if not url.startswith("http://"):
                 raise EngineError(f"{said}: must be http://HOST:PORT; local engines are called without TLS")
             if not self.answers_at(url, credentials):
-                if is_guarded(url):
+                if not credentials_for(url) and is_guarded(url):
                     raise EngineError(f"{said}: an engine of the lab's refuses calls without its key; {HOW}")
                 raise EngineError(
                     f"{said}: no {self.name} engine answers there ({answering.why_not(url)}); {self.remedy}"

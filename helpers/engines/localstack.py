@@ -69,6 +69,7 @@ class Server(local.Server):
             "FILESYSTEM_ROOT": directory,
             "GATEWAY_LISTEN": f"{local.HOST}:{port}",
             "HOME": directory,  # caches go there
+            "IN_MEMORY_CLIENT": "1",  # its calls to itself are not signed with the engine's key
             # A mapping takes the next message at once; its own pauses are 1 s, and up to 10 s when idle.
             "LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_EMPTY_POLL_SEC": "1",
             "LAMBDA_EVENT_SOURCE_MAPPING_POLL_INTERVAL_SEC": "0.05",

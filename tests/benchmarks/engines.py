@@ -30,8 +30,9 @@ import psutil
 from botocore.config import Config
 
 from helpers import Experiment, checks, connect, metrics
+from helpers.engines import local
 from helpers.engines.embedded import Server
-from helpers.engines.local import DUMMY
+from helpers.engines.guard import Credentials
 
 ITEMS = 10_000
 WORKERS = 100
@@ -136,9 +137,8 @@ def items_a_second(endpoints: dict[str, str], items: int) -> dict[str, list[floa
 def callbacks(url: str, items: int) -> float:
     """Items a second of an execution whose children all wait for an answer; 0 if not all came back."""
     config = Config(max_pool_connections=THREADS, read_timeout=900)
-    clients = boto3.Session(
-        DUMMY["AWS_ACCESS_KEY_ID"], DUMMY["AWS_SECRET_ACCESS_KEY"], None, DUMMY["AWS_REGION"]
-    )
+    keys = local.credentials_for(url) or Credentials("test", "test")
+    clients = boto3.Session(keys.access_key, keys.secret_key, None, local.REGION)
     sfn = clients.client("stepfunctions", endpoint_url=url, config=config)
     sqs = clients.client("sqs", endpoint_url=url, config=config)
     name = f"benchmark-{uuid.uuid4().hex[:8]}"

@@ -15,6 +15,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from helpers.engines import local
+from helpers.engines.guard import Credentials
+
 PREFIX = "conformance-"
 SERVICES = (
     *("sqs", "stepfunctions", "lambda", "s3", "cloudformation", "logs", "iam", "sts"),
@@ -85,16 +88,17 @@ class Absent(Exception):
 
 
 def clients(endpoint_url: str | None) -> dict[str, Any]:
-    """Clients by service: of an endpoint with dummy credentials, or of AWS with the default ones."""
+    """Clients by service: of an engine of the lab's, of another endpoint with dummy keys, or of AWS."""
     settings: dict[str, Any] = {
         "config": Config(retries={"mode": "standard", "total_max_attempts": 3}, max_pool_connections=100)
     }
     if endpoint_url:
+        keys = local.credentials_for(endpoint_url) or Credentials("test", "test")
         settings |= {
             "endpoint_url": endpoint_url,
             "region_name": "us-east-1",
-            "aws_access_key_id": "test",
-            "aws_secret_access_key": "test",
+            "aws_access_key_id": keys.access_key,
+            "aws_secret_access_key": keys.secret_key,
         }
         settings["config"] = settings["config"].merge(Config(s3={"addressing_style": "path"}))
     session = boto3.Session()

@@ -28,6 +28,8 @@ from plux import PluginFinder, PluginSpecResolver
 WORKER = str(Path(__file__).with_name("worker.py"))
 HOST = "127.0.0.1"
 INIT_SECONDS = 60
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""The engine's own credentials, with which a function signs its calls of the engine."""
 
 
 class ProcessRuntimeExecutor(runtime_executor.RuntimeExecutor):  # type: ignore[misc]
@@ -37,7 +39,9 @@ class ProcessRuntimeExecutor(runtime_executor.RuntimeExecutor):  # type: ignore[
 
     def start(self, env_vars: dict[str, Any]) -> None:
         """Start the process and wait until it has imported the handler."""
-        self.environment = {key: str(value) for key, value in env_vars.items()}
+        self.environment = {key: str(value) for key, value in env_vars.items()} | {
+            name: os.environ[name] for name in KEYS
+        }
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the environment
         self._start()
 
