@@ -31,7 +31,6 @@ from helpers.errors import BudgetError, EngineError, StackError, SweepError
 from helpers.experiment import Experiment
 from helpers.trace import Trace
 
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPlantedSECRETkey"
 TOKEN = "FwoGZXIvYXdzPlantedSESSIONtokenEJr"
 SMALL = Experiment(
     8, siphon_share=0.5, map_concurrency=4, worker_concurrency=2, direct_seconds=0.02, limited_seconds=0.05
@@ -40,7 +39,7 @@ SMALL = Experiment(
 
 @pytest.fixture(autouse=True)
 def account(engine, tmp_path, monkeypatch) -> None:
-    """The session's engine as an account: dummy credentials, a region, a new ledger, and no waiting."""
+    """The session's engine as an account: its credentials, a region, a new ledger, and no waiting."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "LAB_"))]:
         monkeypatch.delenv(name)
     config = tmp_path / "config"
@@ -48,8 +47,7 @@ def account(engine, tmp_path, monkeypatch) -> None:
     for name, value in {
         "AWS_ENDPOINT_URL": engine.endpoint_url,
         aws.CONFIRMED: engine.endpoint_url,
-        "AWS_ACCESS_KEY_ID": "AKIAPLANTED",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
+        **engine.credentials.variables(),
         "AWS_SESSION_TOKEN": TOKEN,
         "AWS_REGION": "us-east-1",
         "AWS_CONFIG_FILE": str(config),
@@ -79,9 +77,12 @@ def test_account_identity_and_region_are_told(capsys):
         assert word in told.err
 
 
-def test_region_and_profile_are_those_that_were_given(monkeypatch, tmp_path):
+def test_region_and_profile_are_those_that_were_given(engine, monkeypatch, tmp_path):
     """What is given goes before the environment, that before the profile; other processes get the same."""
-    (tmp_path / "credentials").write_text("[other]\naws_access_key_id = OTHER\naws_secret_access_key = o\n")
+    engine.client("iam").create_user(UserName="other")
+    other = engine.client("iam").create_access_key(UserName="other")["AccessKey"]
+    keys = f"aws_access_key_id = {other['AccessKeyId']}\naws_secret_access_key = {other['SecretAccessKey']}"
+    (tmp_path / "credentials").write_text(f"[other]\n{keys}\n")
     engine = connect("aws", budget_usd=1, region="eu-central-1")
     assert engine.region == "eu-central-1"
     assert "AWS_PROFILE" not in engine.shared()
@@ -98,7 +99,7 @@ def test_region_and_profile_are_those_that_were_given(monkeypatch, tmp_path):
     program = "import boto3; print(boto3.Session().get_credentials().access_key, boto3.Session().region_name)"
     environment = engine.fleet_environment()
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert ran.stdout == "OTHER eu-west-1\n"
+    assert ran.stdout == f"{other['AccessKeyId']} eu-west-1\n"
 
 
 def refusal(**options) -> str:
@@ -488,7 +489,10 @@ def test_a_lost_network_ends_in_a_destroy_that_is_tried_and_told(monkeypatch, ca
     monkeypatch.setattr(live, "RUNS", tmp_path)
     server = Server.start()
     try:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
+        for name, value in (
+            {"AWS_ENDPOINT_URL": server.endpoint_url} | server.credentials.variables()
+        ).items():
+            monkeypatch.setenv(name, value)
         account = connect("aws", budget_usd=1, endpoint=server.endpoint_url)
 
         def lose(**_) -> None:
@@ -607,9 +611,10 @@ checks.verify(lab.run(few, progress=False))
 
 def secrets(folder: Path, *texts: str) -> list[str]:
     """Where a planted secret is found: in these texts, or in a file of the folder."""
-    found = [path.name for path in folder.rglob("*") if path.is_file() for secret in (SECRET, TOKEN)
+    planted = (os.environ["AWS_SECRET_ACCESS_KEY"], TOKEN)
+    found = [path.name for path in folder.rglob("*") if path.is_file() for secret in planted
              if secret.encode() in path.read_bytes()]  # fmt: skip
-    return found + [text for text in texts for secret in (SECRET, TOKEN) if secret in text]
+    return found + [text for text in texts for secret in planted if secret in text]
 
 
 def test_a_walkthrough_is_estimated_run_and_counted(engine, tmp_path, monkeypatch, capfd):

@@ -380,6 +380,7 @@ def signed(server, method, path):
     return server.credentials.sign(method, f"{server.endpoint_url}{path}")
 
 
+BY_PATH = Config(s3={"addressing_style": "path"})
 FOREIGN = {
     "host": {"Host": "evil.example"},
     "rebound host": {"Host": "evil.example:{port}"},
@@ -422,6 +423,27 @@ def test_nothing_is_served_unsigned(server, method, path):
     status, answered, _ = call(server, method, path, body=b"{}" if method in ("POST", "PUT") else None)
     assert status == 403
     assert [name for name in answered if name.lower().startswith("access-control-")] == []
+
+
+def test_no_answer_opens_itself_to_pages(server, engine):
+    """What is served has no CORS header either, even where a bucket is configured to have them."""
+    s3 = engine.client("s3")
+    s3.create_bucket(Bucket="open")
+    rule = {"AllowedMethods": ["GET"], "AllowedOrigins": ["*"]}
+    s3.put_bucket_cors(Bucket="open", CORSConfiguration={"CORSRules": [rule]})
+    s3.put_object(Bucket="open", Key="k", Body=b"x")
+    here = f"http://localhost:{server.port}"  # the only one of its names that LocalStack takes for its own
+    own = {"Origin": here, "Host": here.removeprefix("http://")}
+    keys = {"aws_access_key_id": server.credentials.access_key}
+    keys["aws_secret_access_key"] = server.credentials.secret_key
+    named = boto3.client("s3", local.REGION, endpoint_url=here, config=BY_PATH, **keys)
+    url = urlsplit(named.generate_presigned_url("get_object", {"Bucket": "open", "Key": "k"}))
+    health = f"/_{'ministack' if server.engine == 'embedded' else 'localstack'}/health"
+    signature = server.credentials.sign("GET", f"{here}{health}")
+    for path, headers in ((f"{url.path}?{url.query}", {}), (health, signature)):
+        status, answered, _ = call(server, "GET", path, headers | own)
+        assert status == 200
+        assert [name for name in answered if name.lower().startswith("access-control-")] == []
 
 
 def test_a_reset_by_a_stranger_wipes_nothing(server, engine):

@@ -127,7 +127,9 @@ def credentials_for(endpoint_url: str) -> Credentials | None:
     keys = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
     if keys[0] and keys[1] and (given := Credentials(keys[0], keys[1])).port == port:
         return given
-    folders = [*_noted_folders(), *Path(for_sockets()).glob(f"{FOLDER}*")]
+    # Another process may have been told of another folder for temporary files.
+    places = {Path(for_sockets()), Path("/tmp")}
+    folders = [*_noted_folders(), *(folder for place in places for folder in place.glob(f"{FOLDER}*"))]
     found: list[tuple[float, Credentials]] = []
     for folder in folders:
         with contextlib.suppress(EngineError, OSError):

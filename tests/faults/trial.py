@@ -93,7 +93,7 @@ class Place:
     def _python(self, script: str, environment: dict[str, str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-c", script],
-            env=os.environ | {"AWS_ENDPOINT_URL": self.engine.endpoint_url} | environment,
+            env=os.environ | self.engine.shared() | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
