@@ -16,13 +16,13 @@ import functools
 import json
 import math
 import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from helpers.console import say
 from helpers.errors import BudgetError
 from helpers.experiment import Experiment
 from helpers.files import writing
@@ -73,7 +73,7 @@ def spend(what: str, usd: float, limit_usd: float | None = None, quietly: bool =
                 told = (
                     f"{what}: at most {dollars(usd)} on AWS; {dollars(left - usd)} is then left of the budget"
                 )
-                print(f"{told} {dollars(limit_usd)}", file=sys.stderr)
+                say(f"{told} {dollars(limit_usd)}", err=True)
         entries.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), "what": what, "usd": usd})
 
 

@@ -10,23 +10,28 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
+from typer import rich_utils
+from typer.core import TyperGroup
 
 from helpers import budget, notebooks, tune
 from helpers import observe as observing
 from helpers import sweep as sweeps
 from helpers.commands import comparing, drawing, publishing, simulating, stacks
-from helpers.commands.given import Assignments, assigned, loaded, value_lists
+from helpers.commands.given import Assignments, assigned, value_lists
 from helpers.commands.keeping import doctor, engine_app
 from helpers.commands.places import Place, placed
+from helpers.console import walled
 from helpers.errors import LabError
 from helpers.experiment import Experiment
 from helpers.files import RUNS, write_whole
+from helpers.formatting import plain, to_csv, to_text
 from helpers.observing import reader
 from helpers.resources import lacking
+from helpers.values import loaded
 
 ROOT = Path(__file__).parents[1]
 JUPYTER = Path(__file__).with_name("jupyter")
@@ -34,7 +39,20 @@ JUPYTER = Path(__file__).with_name("jupyter")
 REPORT = "05_benchmark_concurrency"
 """The notebook that also reports on a finished sweep."""
 
+rich_utils.COLOR_SYSTEM = None  # the wall lets no colours through, its own as little as those of a name
+
+
+class Walled(TyperGroup):
+    """The lab's commands, which print plain text whatever they read, in usage errors as well."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that the arguments name."""
+        with walled():
+            return super().main(*args, **kwargs)
+
+
 app = typer.Typer(
+    cls=Walled,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Learn and measure how concurrent work flows through SQS, Distributed Map and task tokens.",
@@ -83,7 +101,7 @@ def run(
     for result in results:
         typer.echo(f"{'ok    ' if result.ok else 'FAILED'} {result.seconds:6.1f} s  {result.name}")
         if not result.ok:
-            typer.echo(f"       cell {result.cell}: {result.error}", err=True)
+            typer.echo(f"       cell {result.cell}: {plain(str(result.error))}", err=True)
     usd = sum(result.usd for result in results)
     typer.echo(f"{'cost' if place.paid else 'would cost'} at most {budget.dollars(usd)} on AWS, as estimated")
     passed = all(result.ok for result in results)
@@ -156,7 +174,7 @@ def sweep(
         typer.echo(f"on {place.name}, kept in {folder}", err=True)
         sweeps.run(connected, whole, folder, resume=resume)
     rows = sweeps.table(folder)
-    write_whole(folder / "table.csv", rows.to_csv(index=False))
+    write_whole(folder / "table.csv", to_csv(rows))
     typer.echo(tune.text(tune.medians(rows)))
     broken = tune.check(rows, check)
     recommended = folder / "recommendation.json"
@@ -174,7 +192,7 @@ def sweep(
     if not result.ok:
         broken.append(f"report.ipynb, cell {result.cell}: {result.error}")
     for sentence in broken:
-        typer.echo(sentence, err=True)
+        typer.echo(plain(sentence), err=True)
     if broken:
         raise typer.Exit(1)
 
@@ -206,7 +224,7 @@ def observe(
     typer.echo("\n".join(seen.diagnosis))
     for table in (seen.by_state().dropna(axis="columns", how="all"), seen.failures):
         if len(table):
-            typer.echo("\n" + table.to_string(index=False, na_rep="", float_format="{:.4g}".format))
+            typer.echo(f"\n{to_text(table)}")
     typer.echo("".join(f"\nnote: {note}" for note in seen.notes))
     typer.echo(f"see {folder}")
 
@@ -270,22 +288,31 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
-    try:
-        app(prog_name="lab")
-    except (LabError, ClientError, BotoCoreError) as error:
-        _refuse(str(error))
-    except (OSError, MemoryError, RuntimeError) as error:
-        if reason := lacking(error):
-            _refuse(f"the machine: {reason}, and run it again")
-        if not isinstance(error, OSError) or error.filename is None:  # no file that somebody named
-            raise
-        _refuse(f"{error.filename}: cannot be used ({error.strerror}); choose another path")
+    with walled():
+        try:
+            app(prog_name="lab")
+        except (LabError, ClientError, BotoCoreError) as error:
+            _refuse(str(error))
+        except (OSError, MemoryError, RuntimeError) as error:
+            if reason := lacking(error):
+                _refuse(f"the machine: {reason}, and run it again")
+            if not isinstance(error, OSError) or error.filename is None:  # no file that somebody named
+                _fail()
+            _refuse(f"{error.filename}: cannot be used ({error.strerror}); choose another path")
+        except Exception:
+            _fail()
 
 
 def _refuse(told: str) -> NoReturn:
     """End with 2 and one line on standard error, though what somebody named may have several."""
-    typer.echo("error: " + told.replace("\n", "\\n"), err=True)
+    typer.echo(f"error: {plain(told)}", err=True)
     sys.exit(2)
+
+
+def _fail() -> NoReturn:
+    """End with 1 and the traceback, as Python would, but within the wall."""
+    sys.excepthook(*sys.exc_info())
+    sys.exit(1)
 
 
 if __name__ == "__main__":

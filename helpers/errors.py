@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from helpers.formatting import plain
+
 if TYPE_CHECKING:
     from helpers.trace import Trace
 
@@ -14,7 +16,7 @@ SHOWN = 200
 def shown(value: object) -> str:
     """A value that somebody gave, as a message shows it: its repr, or the beginning of a long one."""
     try:
-        text = repr(value)
+        text = plain(repr(value))
     except ValueError:  # Python prints no integer of more than some thousand digits
         return "an integer of too many digits to print"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
@@ -24,8 +26,11 @@ class LabError(Exception):
     """Something the lab refuses or could not do.
 
     The message names the value, the rule that it breaks and the remedy, so that it can be
-    shown to a user as it is, without a traceback.
+    shown to a user as it is, without a traceback: as one line of plain text, whatever name it quotes.
     """
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class InvalidExperiment(LabError):

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from helpers import cost, metrics, plots
 from helpers.errors import LabError
 from helpers.experiment import Experiment
+from helpers.formatting import markup
 from helpers.simulation import AWS_US_EAST_1, Quotas, simulate, usage
 from helpers.trace import Trace
 
@@ -55,7 +56,7 @@ def explore(experiment: Experiment, quotas: Quotas = AWS_US_EAST_1) -> widgets.W
             moved = replace(experiment, **{name: slider.value for name, slider in sliders.items()})
             trace = simulate(moved, quotas)
         except LabError as error:
-            numbers.value = f"<b>Not possible:</b> {error}"
+            numbers.value = f"<b>Not possible:</b> {markup(str(error))}"
             return
         summary = metrics.summary(trace)
         numbers.value = _told(trace, summary, quotas)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import subprocess
@@ -21,6 +20,7 @@ import pandas as pd
 from helpers import stack
 from helpers.errors import GraphError, shown
 from helpers.files import write_whole
+from helpers.formatting import caption, markup, plain
 from helpers.observe import Observation
 from helpers.trace import LANES, Trace
 
@@ -60,7 +60,6 @@ FAILED = "#B3261E"
 FONT = 'fontname="Helvetica,Arial"'
 CAUGHT = f' style=dashed color="{FAILED}" fontcolor="{FAILED}"'
 POINT = "shape=circle fixedsize=true fillcolor=black"
-NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 DRAW = """
 import sys, pygraphviz
 drawn = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode()).draw(format=sys.argv[1], prog="dot")
@@ -92,7 +91,7 @@ class Graph:
         for group in root.iter(f"{{{SVG}}}g"):
             name = group.attrib.pop("id", "")  # there may be more than one graph on a page
             if (title := group.find(f"{{{SVG}}}title")) is not None:
-                title.text = NOT_XML.sub("\N{REPLACEMENT CHARACTER}", self.titles.get(name, ""))
+                title.text = plain(self.titles.get(name, ""))
         top = ElementTree.Element(f"{{{SVG}}}title")
         top.text = self.title
         root.insert(0, top)
@@ -149,7 +148,7 @@ def graph(
             f"{title}: a field is not as States Language has it ({error}); correct it"
         ) from error
     count = len(drawing.names)
-    title = f"{title}: {count} state{'s' * (count != 1)}"
+    title = f"{plain(title)}: {count} state{'s' * (count != 1)}"
     if len(numbers):
         title += ", coloured by their share of the time"
     return Graph(title, drawing.dot(), numbers, drawing.titles)
@@ -451,10 +450,8 @@ def _resource(name: str, resource: Any) -> Iterator[str]:
 
 
 def _text(given: str, longest: int = 200) -> str:
-    """Text for a label of Graphviz's that looks like HTML, whatever is in it."""
-    text = NOT_XML.sub("\N{REPLACEMENT CHARACTER}", " ".join(given.split()))
-    text = text if len(text) <= longest else f"{text[: longest - 1]}…"
-    return html.escape(text).replace("\\", "\\\\")
+    """Escape text for a label of Graphviz's that looks like HTML; blank text, which it refuses, is a dot."""
+    return markup(caption(" ".join(given.split()), longest) or "·").replace("\\", "\\\\")
 
 
 def _small(label: str) -> str:

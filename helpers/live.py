@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import threading
 import time
 import uuid
@@ -21,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
-from tqdm import tqdm
 
 from helpers import budget
+from helpers.console import Bar, say
 from helpers.engines.base import CALL_ATTEMPTS, Engine, Run
 from helpers.errors import InvalidExperiment, LabError, StackError
 from helpers.experiment import Experiment
@@ -305,7 +304,7 @@ def _drain(
     Raises StackError when the fleet that empties it is not whole any more.
     """
     empty_since = None
-    with tqdm(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
+    with Bar(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
         while empty_since is None or time.monotonic() - empty_since < EMPTY_SECONDS:
             left = depth(stack)
             bar.update(max(0, items - left) - bar.n)
@@ -435,7 +434,7 @@ def _warm(stack: Stack, function: str, workers: int, progress: bool) -> int:
 
 
 def _bar(things: Iterable[str], total: int, what: str, progress: bool) -> Iterable[str]:
-    bar: Iterable[str] = tqdm(
+    bar: Iterable[str] = Bar(
         things, total=total, desc=what, delay=BAR_AFTER_SECONDS, leave=False, disable=not progress
     )
     return bar
@@ -494,7 +493,7 @@ def wait(
     looked = 0.0
     kept = counts if stack.engine.paced or look else None
     map_runs: list[str] = []
-    with tqdm(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
+    with Bar(total=items, desc="items", delay=BAR_AFTER_SECONDS, leave=False, disable=not progress) as bar:
         while True:
             execution: dict[str, Any] = step_functions.describe_execution(executionArn=arn)
             if execution["status"] != "RUNNING":
@@ -593,7 +592,7 @@ def _children(stack: Stack, arn: str) -> Iterator[dict[str, Any]]:
             mapRunArn=run_arn, statusFilter="SUCCEEDED"
         )
         for page in pages:
-            for child in tqdm(page["executions"], "children", delay=BAR_AFTER_SECONDS, leave=False):
+            for child in Bar(page["executions"], "children", delay=BAR_AFTER_SECONDS, leave=False):
                 described = step_functions.describe_execution(executionArn=child["executionArn"])
                 yield json.loads(described["output"])
 
@@ -621,14 +620,14 @@ def salvage(*ways: Callable[[], Trace]) -> Trace | None:
                 _keep(trace)
             return trace
         except (LabError, ClientError, BotoCoreError) as error:
-            print(f"not all that was measured could be kept: {error}", file=sys.stderr)
+            say(f"not all that was measured could be kept: {error}", err=True)
     return None
 
 
 def _keep(trace: Trace) -> None:
     kept = trace.save(RUNS / f"interrupted-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.parquet")
     told = f"{len(trace.items)} of {trace.experiment.items} items were back"
-    print(f"interrupted: {told}, {len(trace.attempts)} attempts are known; kept in {kept}")
+    say(f"interrupted: {told}, {len(trace.attempts)} attempts are known; kept in {kept}")
 
 
 def _own_trace(
@@ -786,7 +785,7 @@ def _once(attempts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         known[item, attempt["attempt"]] = attempt | late
         done |= {item} if succeeded else set()
     if doubled:
-        print(f"{doubled} attempts were of messages sent twice; they are not in the trace", file=sys.stderr)
+        say(f"{doubled} attempts were of messages sent twice; they are not in the trace", err=True)
     return list(known.values())
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -21,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers import metrics, plots
+from helpers.console import say
 from helpers.experiment import Experiment
 from helpers.trace import Trace
 
@@ -110,7 +110,7 @@ class LiveFigure:
             self._display(told)
         except Exception as error:  # a picture is not worth a run
             self._broken = True
-            print(f"the figure is not redrawn any more: {type(error).__name__}: {error}", file=sys.stderr)
+            say(f"the figure is not redrawn any more: {type(error).__name__}: {error}", err=True)
 
     def _display(self, told: str) -> None:
         from IPython.core.getipython import get_ipython

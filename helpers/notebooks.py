@@ -8,7 +8,6 @@ import atexit
 import base64
 import contextlib
 import dataclasses
-import html
 import importlib.metadata
 import json
 import logging
@@ -34,9 +33,12 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers import budget
-from helpers.errors import FileError, NotebookError
+from helpers.console import Bar, say
+from helpers.errors import FileError, LabError, NotebookError
 from helpers.exercises.telling import EXERCISE, UNATTENDED
 from helpers.files import NO_ROOM, for_sockets, unwritten, write_whole
+from helpers.formatting import markup, plain
+from helpers.values import literal
 
 # papermill, nbformat and nbconvert take a second to import, and every kernel imports this module for
 # `reading`: so the functions that need them import them.
@@ -100,8 +102,9 @@ def reading(name: str, value: float, unit: str) -> None:
 
     number = int(value) if isinstance(value, numbers.Integral) else float(value)
     sentence = f"{name}: {number:.6g} {unit}" if isinstance(number, float) else f"{name}: {number} {unit}"
+    sentence = plain(sentence)
     if get_ipython() is None:
-        print(sentence)
+        say(sentence)
     else:
         record = {"name": name, "value": number, "unit": unit}
         display({"text/plain": sentence, READING: record}, raw=True)
@@ -317,11 +320,14 @@ def _typed(name: str, given: Any, default: str) -> Any:
         model = None  # computed, so of any type, as it is where the default is None
     value = given
     if isinstance(given, str) and not isinstance(model, str):
-        # Else it is text, refused or not below.
-        with contextlib.suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            value = ast.literal_eval(given)
+        try:
+            value = literal(given)
+        except LabError as error:
+            raise NotebookError(f"{name}: {error}") from error
     wanted = type(model)
     fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise NotebookError(f"{name}={value}: {name} takes a finite number; give one like {default}")
     if model is not None and not fits:
         raise NotebookError(
             f"{name}={given!r}: {name} takes a value of its default's type, {wanted.__name__}; "
@@ -425,8 +431,15 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
                     # papermill takes SystemExit 0 for the end of a notebook that passed
                     output.evalue = f"{output.evalue}: a cell must not end the notebook".removeprefix(": ")
             _mark_threads(log, cells)
+            bar.update()
             if any(output.output_type == "error" for one in _code(cells) for output in one.outputs):
                 raise CellExecutionError("", "", "")
+
+        bar = Bar(desc=path.stem, unit="cell", disable=not progress)
+
+        def begin(notebook: Any) -> None:
+            cells.extend(notebook.cells)
+            bar.reset(len(_code(cells)))
 
         manager = {
             "transport": "ipc",  # kernels that start at the same time race for TCP ports
@@ -440,13 +453,13 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
                 values,
                 kernel_name="python3",
                 language="python",
-                progress_bar={"desc": path.stem} if progress else False,
+                progress_bar=False,  # its own shows what a cell asks it to, whatever that does to a terminal
                 execution_timeout=timeout_seconds,
                 kernel_manager_class=_Kernel,
                 config=Config(KernelManager=manager),
                 resources={"metadata": {"path": str(path.parent)}},
                 iopub_timeout=60,  # a busy machine may deliver a large figure later than the default of 4 s
-                on_notebook_start=lambda notebook: cells.extend(notebook.cells),
+                on_notebook_start=begin,
                 on_cell_executed=guard,
             )
             # Threads that outlived the last cell have ended with the kernel.
@@ -467,6 +480,7 @@ def _execute(path: Path, saved: Path, values: dict[str, Any], progress: bool, ti
                 message = "the kernel ended while this cell ran (os._exit, a crash, or too little memory)"
             _mark(notebook.cells[index], type(error).__name__, message)
         finally:
+            bar.close()
             _end_kernel(folder)
     raise_for_execution_errors(notebook, str(saved))
 
@@ -613,20 +627,21 @@ def _index(report: Mapping[str, Any], results: Sequence[Result]) -> str:
     """One page without references to other hosts: a table of the notebooks, and all their figures."""
     rows, sections = [], []
     for result in results:
-        name, link = html.escape(result.name), html.escape(quote(result.path.with_suffix(".html").name))
+        name, link = markup(result.name), markup(quote(result.path.with_suffix(".html").name))
         where = "" if result.cell is None else f"In [{result.cell}] "
+        error = markup(where + (result.error or ""), keep="\n")
         rows.append(
             f'<tr><td><a href="{link}">{name}</a></td><td>{"passed" if result.ok else "<b>failed</b>"}</td>'
             f'<td class="number">{result.seconds:.1f}</td>'
-            f"<td><pre>{html.escape(where + (result.error or ''))}</pre></td></tr>"
+            f"<td><pre>{error}</pre></td></tr>"
         )
         outputs = _outputs(cells_of(result.path))
         figures = _figures(outputs)
-        readings = [f"<li>{html.escape(data['text/plain'])}</li>" for data in outputs if READING in data]
+        readings = [f"<li>{markup(data['text/plain'])}</li>" for data in outputs if READING in data]
         if figures or readings:
             sections.append(f"<h2>{name}</h2>" + (f"<ul>{''.join(readings)}</ul>" if readings else ""))
             sections += [
-                f'<img src="data:image/png;base64,{html.escape(png)}" alt="Figure {number} of {name}">'
+                f'<img src="data:image/png;base64,{markup(png)}" alt="Figure {number} of {name}">'
                 for number, png in enumerate(figures, 1)
             ]
     passed = sum(result.ok for result in results)
@@ -639,7 +654,7 @@ def _index(report: Mapping[str, Any], results: Sequence[Result]) -> str:
 <title>Concurrency Lab: {passed} of {len(results)} passed</title>
 <style>{_STYLE}</style>
 <h1>{passed} of {len(results)} notebooks passed</h1>
-<p>Started {html.escape(report["started"])}, {html.escape(state)}. {html.escape(versions)}.</p>
+<p>Started {markup(report["started"])}, {markup(state)}. {markup(versions)}.</p>
 <div class="wide"><table>
 <tr><th>notebook</th><th>result</th><th>time (s)</th><th>error</th></tr>
 {"".join(rows)}

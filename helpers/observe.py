@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from helpers import live, metrics
+from helpers.console import Bar
 from helpers.engines.base import Engine
 from helpers.errors import ObserveError
 from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment, empirical
 from helpers.files import write_whole
+from helpers.formatting import plain
 from helpers.observing import diagnosis, history, items
 from helpers.observing.history import Attempt
 from helpers.observing.items import Case
@@ -94,7 +95,7 @@ class Observation:
             "items_read": len(self.trace.items),
             "experiment": self.trace.experiment.to_dict(),
             "summary": metrics.summary(self.trace) if len(self.trace.items) else None,
-            **{name: json.loads(table.to_json(orient="records")) for name, table in tables.items()},
+            **{name: _records(table) for name, table in tables.items()},
             "notes": list(self.notes),
             "diagnosis": list(self.diagnosis),
         }
@@ -119,6 +120,14 @@ class Observation:
         for name, draw in figures.items():
             plots.save(folder / f"{name}.png", draw)
         return folder
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as JSON holds them, with None for NaN; their texts may hold half a surrogate pair."""
+    return [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in table.astype(object).to_dict("records")
+    ]
 
 
 def execution(engine: Engine, arn: str, sample: int | None = None, progress: bool = True) -> Observation:
@@ -161,9 +170,9 @@ def execution(engine: Engine, arn: str, sample: int | None = None, progress: boo
         settings["map_concurrency"] = min(limit or INLINE_MAP_LIMIT, INLINE_MAP_LIMIT)
     trace = _trace(reader, described, rows, tries, settings, workers)
     began = described["startDate"].timestamp()
-    children = pd.DataFrame(
+    children = _frame(
         [(c.name, c.number, c.status, c.arrival - began, c.returned - began, c.error) for c in cases],
-        columns=["name", "item", "status", "arrival", "returned", "error"],
+        ["name", "item", "status", "arrival", "returned", "error"],
     )
     table = _table(cases, outside, began)
     failed = diagnosis.failures(children, table, trace)
@@ -179,8 +188,8 @@ def execution(engine: Engine, arn: str, sample: int | None = None, progress: boo
         table,
         failed,
         diagnosis.slowest(children, trace),
-        tuple(dict.fromkeys(reader.notes)),
-        tuple(said),
+        tuple(map(plain, dict.fromkeys(reader.notes))),
+        tuple(map(plain, said)),
     )
 
 
@@ -219,7 +228,7 @@ def _children(
         for child in reader.pages("stepfunctions", "list_executions", "executions", **arguments)
     )
     cases = []
-    for child in tqdm(listed, "children", executions, **shown):
+    for child in Bar(listed, "children", executions, **shown):
         times = _epoch(child, "startDate"), _epoch(child, "stopDate")
         cases.append(Case(child["name"], child["status"], *times, child["executionArn"]))
     cases.sort(key=lambda case: (case.arrival, case.name))
@@ -238,7 +247,7 @@ def _children(
         return told.whole
 
     with ThreadPoolExecutor(READERS) as pool:
-        whole = list(tqdm(pool.map(read, kept), "histories", len(kept), **shown))
+        whole = list(Bar(pool.map(read, kept), "histories", len(kept), **shown))
     read_of = (
         f"Of {len(cases):,} children {most:,}, evenly spread, were read; their number and times are of all."
     )
@@ -391,7 +400,8 @@ def _trace(
     """The trace, with an experiment that these settings and what was measured make up."""
     engine, began = reader.engine, described["startDate"].timestamp()
     found = pd.DataFrame(rows, columns=["item", "lane", *ITEM_TIMES, "attempts", "outcome"])
-    tries = pd.DataFrame(attempts, columns=["item", "attempt", "worker", "start", "end", "outcome"])
+    columns = ["item", "attempt", "worker", "start", "end", "outcome"]
+    tries = _frame([tuple(map(attempt.get, columns)) for attempt in attempts], columns)
     found[ITEM_TIMES] = found[ITEM_TIMES].astype(float) - began
     tries[["start", "end"]] = tries[["start", "end"]].astype(float) - began
     for lane in LANES:
@@ -434,13 +444,22 @@ def _trace(
     )
 
 
+def _frame(rows: list[tuple[Any, ...]], columns: list[str]) -> pd.DataFrame:
+    """Make a table; pandas holds no half of a surrogate pair, which JSON may: its escape stands for it."""
+    texts = [
+        [v.encode(errors="backslashreplace").decode() if isinstance(v, str) else v for v in row]
+        for row in rows
+    ]
+    return pd.DataFrame(texts, columns=columns)
+
+
 def _table(cases: list[Case], outside: list[Attempt], began: float) -> pd.DataFrame:
     """The table `Observation.states`."""
     times = ["scheduled", "started", "served", "ended"]
     columns = ["state", "attempt", *times, "outcome", "error", "queued"]
     of = [*((case.number, case.attempts) for case in cases), (-1, outside)]
     rows = [(item, *attrgetter(*columns)(attempt)) for item, attempts in of for attempt in attempts]
-    table = pd.DataFrame(rows, columns=["item", *columns])
+    table = _frame(rows, ["item", *columns])
     table[times] = table[times].astype(float) - began
     queued = table.pop("queued").astype(bool)
     # That its message was sent does not tell that anybody took it.

@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 
 from helpers import metrics, tune
 from helpers.errors import TraceError
+from helpers.formatting import caption
 from helpers.trace import LANES, Trace
 
 __all__ = [
@@ -286,13 +287,16 @@ def states(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     shown = table.fillna(0.0).nlargest(12, "p95_total")[::-1]
     median = shown["p50_waiting"] + shown["p50_service"]
     names = [
-        f"{state} ({attempts:,})" for state, attempts in zip(shown["state"], shown["attempts"], strict=True)
+        f"{caption(state)} ({attempts:,})"
+        for state, attempts in zip(shown["state"], shown["attempts"], strict=True)
     ]
-    ax.hlines(names, median, shown["p95_total"], color="#777777", linewidth=1.2)
-    ax.plot(shown["p95_total"], names, "|", color="#777777", label="p95 of both")
-    ax.barh(names, shown["p50_waiting"], color=WAITING, alpha=0.5, linewidth=0, label="waiting")
+    place = np.arange(len(names))
+    ax.hlines(place, median, shown["p95_total"], color="#777777", linewidth=1.2)
+    ax.plot(shown["p95_total"], place, "|", color="#777777", label="p95 of both")
+    ax.barh(place, shown["p50_waiting"], color=WAITING, alpha=0.5, linewidth=0, label="waiting")
     service = {"color": LOOK["direct"]["color"], "linewidth": 0, "label": "service"}
-    ax.barh(names, shown["p50_service"], left=shown["p50_waiting"], **service)
+    ax.barh(place, shown["p50_service"], left=shown["p50_waiting"], **service)
+    ax.set_yticks(place, names, parse_math=False)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="median time of an attempt (s)", xlim=(0, None), ylabel="state (attempts)")
     _legend(ax)
@@ -366,7 +370,10 @@ def _told(ax: Axes, text: str, y: float, coordinates: str, below: bool) -> None:
 def _legend(ax: Axes, *more: Artist, columns: int = 3) -> None:
     """Above the axes, where it covers no data: what is labelled in them, and more."""
     handles, _ = ax.get_legend_handles_labels()
-    ax.legend(handles=[*handles, *more], loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
+    legend = ax.legend(handles=[*handles, *more], loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
+    for text in legend.get_texts():
+        text.set_text(caption(text.get_text()))
+        text.set_parse_math(False)
 
 
 ROWS = {"state machine": 2, "queue": 1, "worker": 0}

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from helpers import stack, sweep, tune
+from helpers.console import Bar
 from helpers.errors import SweepError
 from helpers.experiment import Experiment
 from helpers.files import write_whole
+from helpers.formatting import to_csv
 from helpers.predict import Prediction, predict
 from helpers.simulation import timeouts
 from helpers.simulation.model import simulate
@@ -63,7 +64,7 @@ class Found:
     def save(self, folder: Path) -> Path:
         """Write recommendation.json, table.csv (a row a run) and what the prediction saves into a folder."""
         self.prediction.save(folder)
-        write_whole(folder / "table.csv", self.rows.to_csv(index=False))
+        write_whole(folder / "table.csv", to_csv(self.rows))
         write_whole(folder / "recommendation.json", json.dumps(self.to_dict(), indent=1))
         return folder
 
@@ -158,7 +159,7 @@ class _Runs:
         new = [one for one in wanted if one not in self.rows]
         with ThreadPoolExecutor(timeouts.THREADS) as pool:
             ran = pool.map(lambda one: self._run(*one), new)
-            shown = tqdm(ran, "simulating", len(new), leave=False, delay=1, disable=not self.progress)
+            shown = Bar(ran, "simulating", len(new), leave=False, delay=1, disable=not self.progress)
             self.rows |= dict(zip(new, shown, strict=True))
         return len(new)
 

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import sys
 import time
 import uuid
 import warnings
@@ -26,6 +25,7 @@ import yaml
 from botocore.exceptions import BotoCoreError, ClientError, WaiterError
 
 from helpers import budget
+from helpers.console import say
 from helpers.engines.base import Engine
 from helpers.errors import StackError
 from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment
@@ -399,7 +399,7 @@ def destroy(engine: Engine, name: str) -> None:
         reason = _why_failed(engine, name) or error
         raise StackError(f"stack {name}: could not be destroyed ({reason}); {again}") from error
     except BaseException:
-        print(f"stack {name}: may not be destroyed yet; {again}", file=sys.stderr)
+        say(f"stack {name}: may not be destroyed yet; {again}", err=True)
         raise
 
 
@@ -445,7 +445,7 @@ def _give_up(engine: Engine, name: str) -> bool:
     try:
         destroy(engine, name)
     except StackError as error:
-        print(error, file=sys.stderr)
+        say(error, err=True)
         return False
     return True
 

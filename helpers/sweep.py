@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,19 +19,22 @@ from typing import Any
 
 import pandas as pd
 from botocore.exceptions import BotoCoreError, ClientError, WaiterError
-from tqdm import tqdm
 
 from helpers import checks, cost, metrics
+from helpers.console import Bar, say
 from helpers.engines.base import Engine
 from helpers.errors import BudgetError, FileError, LabError, SweepError
 from helpers.experiment import Experiment
-from helpers.files import write_whole
+from helpers.files import write_whole, writing
+from helpers.formatting import plain
 from helpers.trace import Trace
 
 __all__ = ["Sweep", "as_table", "grid", "read", "run", "run_name", "table"]
 
 OVERHEAD_SECONDS = 2.0
 """Assumed for a run beyond its ideal makespan, where the time left is shown."""
+FILE = re.compile(r"s[0-9]{3,}-r[0-9]{2,}\.(parquet|json)")
+"""The name of a run's file, see `run_name`."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,10 @@ def run(
     and is not part of the results. A run that the lab refuses or that fails is recorded with its error, and
     the sweep goes on.
 
-    resume: go on with the sweep in this folder. Raises SweepError when the folder holds a sweep and `resume`
-    is not given, when it holds another one, when another process works on it, or when the engine stops
-    answering, its budget does not allow the next run, or there is no room for its trace.
+    resume: go on with the sweep in this folder. A run whose file is damaged is done again; the file goes to
+    the folder `damaged`, as standard error tells. Raises SweepError when the folder holds a sweep and
+    `resume` is not given, when it holds another one, when another process works on it, or when the engine
+    stops answering, its budget does not allow the next run, or there is no room for its trace.
     """
     folder = Path(folder)
     plan = folder / "plan.json"
@@ -112,13 +117,15 @@ def run(
         if plan.exists():
             if not resume:
                 raise SweepError(f"{folder}: holds a sweep already; resume it, or choose another folder")
-            if plan.read_text() != wanted:
+            if plan.read_bytes() != wanted.encode():
                 raise SweepError(
                     f"{folder}: holds another sweep (see {plan}); resume with its settings, "
                     "or choose another folder"
                 )
         else:
             write_whole(plan, wanted)
+        for path in _files(traces):
+            _set_aside(path)
         to_do = missing(sweep, folder)
         for experiment in widest([experiment for _, experiment in to_do]):
             with contextlib.suppress(LabError, BotoCoreError, ClientError):
@@ -132,7 +139,10 @@ def run(
                     raise SweepError(
                         f"{folder}: stopped at run {name} ({error}); resume the sweep"
                     ) from error
-                told = {"experiment": experiment.to_dict(), "error": f"{type(error).__name__}: {error}"}
+                told = {
+                    "experiment": experiment.to_dict(),
+                    "error": plain(f"{type(error).__name__}: {error}"),
+                }
                 write_whole(traces / f"{name}.json", json.dumps(told, indent=1))
 
 
@@ -144,9 +154,9 @@ def _of_the_setting(error: Exception) -> bool:
 
 
 def missing(sweep: Sweep, folder: str | Path) -> list[tuple[str, Experiment]]:
-    """Name and experiment of each run of the sweep that has not ended in this folder."""
-    traces = Path(folder) / "traces"
-    return [(name, experiment) for name, experiment in sweep.runs() if not _is_done(traces, name)]
+    """Name and experiment of each run of the sweep that has no readable file in this folder."""
+    done = {path.stem for path in _files(Path(folder) / "traces") if not _damage(path)}
+    return [(name, experiment) for name, experiment in sweep.runs() if name not in done]
 
 
 def widest(experiments: Sequence[Experiment]) -> list[Experiment]:
@@ -161,30 +171,57 @@ def table(folder: str | Path) -> pd.DataFrame:
     `metrics.summary` (without its lanes), `usd` (what the run would cost on AWS, see `cost.of`), `binds` and
     `binding_share` (what held it back most, and for which share of the makespan, see `metrics.saturation`),
     `law` (that the trace broke) and `error` (why there is no trace), both missing where all is well. Raises
-    SweepError for a folder without a sweep or with a file that no sweep wrote, and TraceError for a damaged
-    trace.
+    SweepError for a folder without a sweep, and for a damaged file, which it names.
     """
     folder = Path(folder)
     if not (folder / "plan.json").exists():
         raise SweepError(f"{folder}: holds no sweep; run one there first")
     rows = []
-    for path in sorted((folder / "traces").glob("s*-r*.*"), key=lambda p: (p.stem.split("-")[1], p.stem)):
+    for path in sorted(_files(folder / "traces"), key=lambda p: (p.stem.split("-")[1], p.stem)):
         setting, repetition = (int(part[1:]) for part in path.stem.split("-"))
+        told = _told(path)
         about = {"run": path.stem, "setting": setting, "repetition": repetition}
-        if path.suffix == ".json":
-            rows.append(about | _failed(path))
-        else:
-            rows.append(about | read(Trace.load(path)))
+        rows.append(about | (read(told) if isinstance(told, Trace) else told))
     return as_table(rows)
 
 
-def _failed(path: Path) -> dict[str, Any]:
-    """What is told of a run that failed; its settings are valid ones, whoever wrote the file."""
+def _files(traces: Path) -> list[Path]:
+    """The files of runs that ended: a trace, or the error in place of one."""
+    return [path for path in traces.glob("*") if FILE.fullmatch(path.name)]
+
+
+def _told(path: Path) -> Trace | dict[str, Any]:
+    """Read a run's trace or, where it failed, its settings and error. Raises SweepError if damaged."""
     try:
-        told = json.loads(path.read_text())
-        return Experiment.from_dict(told["experiment"]).to_dict() | {"law": None, "error": str(told["error"])}
-    except (ValueError, LookupError, TypeError, LabError) as error:
-        raise SweepError(f"{path}: not written by a sweep ({error}); remove it and resume") from error
+        if path.suffix == ".parquet":
+            return Trace.load(path)
+        told = json.loads(path.read_bytes())
+        error = plain(str(told["error"]))
+        return Experiment.from_dict(told["experiment"]).to_dict() | {"law": None, "error": error}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, LabError) as error:
+        raise SweepError(
+            f"{path}: damaged ({error}); resume the sweep, which sets it aside and runs it again"
+        ) from error
+
+
+def _damage(path: Path) -> str:
+    """Return why a run's file cannot be read, or "" where it can be."""
+    try:
+        _told(path)
+    except SweepError as error:
+        return str(error.__cause__)
+    return ""
+
+
+def _set_aside(path: Path) -> None:
+    """Move a run's file, if it is damaged, out of the way under a name that is free, and say so."""
+    if reason := _damage(path):
+        aside = path.parents[1] / "damaged"
+        with writing(aside):
+            aside.mkdir(exist_ok=True)
+            free = next(to for n in itertools.count(1) if not (to := aside / f"{n}-{path.name}").exists())
+            path.rename(free)
+        say(f"{path}: damaged ({reason}); set aside as {free}, and run again", err=True)
 
 
 def run_name(setting: int, repetition: int) -> str:
@@ -222,7 +259,7 @@ def _width(experiment: Experiment) -> tuple[bool, int, int]:
 def _shown(runs: list[tuple[str, Experiment]], progress: bool) -> Iterator[tuple[str, Experiment]]:
     """The runs, and on a bar how much time is left: long ones count for more than short ones."""
     seconds = [metrics.ideal_makespan(experiment) + OVERHEAD_SECONDS for _, experiment in runs]
-    with tqdm(
+    with Bar(
         total=sum(seconds),
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left",
         smoothing=0,
@@ -240,10 +277,6 @@ def _broken(trace: Trace) -> str | None:
     except checks.LawBroken as broken:
         return str(broken)
     return None
-
-
-def _is_done(traces: Path, name: str) -> bool:
-    return any((traces / f"{name}{suffix}").exists() for suffix in (".parquet", ".json"))
 
 
 @contextlib.contextmanager

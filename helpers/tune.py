@@ -18,6 +18,7 @@ import pandas as pd
 from helpers import stack
 from helpers.errors import SweepError
 from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment
+from helpers.formatting import to_text
 
 __all__ = [
     "OBJECTIVES",
@@ -185,7 +186,7 @@ def text(summary: pd.DataFrame) -> str:
         ],
     )
     hidden = [name for name in map(str, summary) if name.endswith(("_low", "_high")) or "frontier_" in name]
-    return shown.drop(columns=hidden).to_string(index=False, na_rep="", float_format="{:.4g}".format)
+    return to_text(shown.drop(columns=hidden))
 
 
 def readable(number: float, digits: int = 3) -> str:

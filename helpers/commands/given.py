@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from helpers.errors import LabError
+from helpers.values import loaded
 
 Assignments = Annotated[
     list[str] | None, typer.Option("--param", "-p", help="KEY=VALUE; may be given more than once.")
@@ -26,15 +26,6 @@ def assigned(pairs: list[str] | None) -> dict[str, str]:
     return values
 
 
-def loaded(text: str | bytes) -> Any:
-    """What a YAML text holds."""
-    try:
-        return yaml.safe_load(text)
-    except Exception as error:  # PyYAML has many for what is none, such as KeyError for !!bool x
-        told = " ".join(str(error).split())
-        raise LabError(f"grid: not readable ({told}); write FIELD: [V1, V2]") from error
-
-
 def value_lists(given: dict[str, str]) -> dict[str, Any]:
     """What assignments of comma-separated values give."""
-    return {key: loaded(f"[{text}]") for key, text in given.items()}
+    return {key: loaded(f"[{text}]", key) for key, text in given.items()}

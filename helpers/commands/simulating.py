@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from helpers import budget, tune
 from helpers import sweep as sweeps
-from helpers.commands.given import assigned, loaded, value_lists
+from helpers.commands.given import assigned, value_lists
 from helpers.commands.places import Place, placed
 from helpers.errors import LabError
 from helpers.experiment import Experiment
@@ -24,6 +23,7 @@ from helpers.search import Found, search
 from helpers.simulation import calibration
 from helpers.simulation.quotas import PRESETS, Quotas, sources
 from helpers.trace import Trace
+from helpers.values import loaded
 
 Items = Annotated[int, typer.Option("--items", help="Items of the map.")]
 QuotasName = Annotated[
@@ -57,10 +57,7 @@ def _quotas(name: str, figures: list[str] | None) -> Quotas:
     for key, text in assigned(figures).items():
         if key not in sources():
             raise LabError(f"quota {key!r}: not known; the quotas are {', '.join(sources())}")
-        values[key] = value = loaded(text)
-        if isinstance(value, str):  # such as inf and 1e6, which are no numbers in YAML
-            with suppress(ValueError):
-                values[key] = float(value)
+        values[key] = loaded(text, key)
     return replace(allowed, **values)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -23,6 +22,7 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
 from helpers import budget
+from helpers.console import say
 from helpers.engines.base import Engine
 from helpers.errors import BudgetError, EngineError, shown
 
@@ -129,9 +129,9 @@ class Aws(Engine):
             print(f"confirmed endpoint {words}", file=sys.stderr)
         self.identity, self.account = self._caller()
         self.endpoint_url = self.client("stepfunctions").meta.endpoint_url
-        print(
+        say(
             f"account {self.account} as {self.identity}, region {self.region}, at {self.endpoint_url}",
-            file=sys.stderr,
+            err=True,
         )
 
     def _region(self) -> str:
@@ -286,13 +286,13 @@ class Aws(Engine):
                 whole = {(row["metric"], row["resource"]) for row in rows if row["time"] >= last_minute}
                 if len(whole) == len(asked) or time.time() > ended + METRIC_SECONDS:
                     break
-                print("waiting for CloudWatch's metrics of the last minute", file=sys.stderr)
+                say("waiting for CloudWatch's metrics of the last minute", err=True)
                 time.sleep(PERIOD_SECONDS)
         except (exceptions.ClientError, exceptions.BotoCoreError, BudgetError) as error:
-            print(f"CloudWatch's metrics are left out: {error}", file=sys.stderr)
+            say(f"CloudWatch's metrics are left out: {error}", err=True)
         there = {(row["metric"], row["resource"]) for row in rows}
         if missing := [" of ".join(filter(None, key)) for key in asked if key not in there]:
-            print(f"CloudWatch has none yet of: {', '.join(missing)}", file=sys.stderr)
+            say(f"CloudWatch has none yet of: {', '.join(missing)}", err=True)
         return rows
 
     def _points(

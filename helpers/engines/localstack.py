@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+from helpers.console import say
 from helpers.engines import local, machine
 from helpers.engines.guard import Credentials
 from helpers.errors import EngineError
@@ -110,9 +111,9 @@ def install(home: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # dropped with the process
         if installed(home):
             return python
-        print(
+        say(
             f"lab: installing LocalStack {RELEASE} into {home}; this takes some minutes, once",
-            file=sys.stderr,
+            err=True,
         )
         shutil.rmtree(home, ignore_errors=True)
         if uv := shutil.which("uv"):

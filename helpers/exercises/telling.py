@@ -3,7 +3,8 @@
 # mypy: allow-untyped-calls
 # (IPython's display carries no annotations)
 
-import html
+from helpers.console import say
+from helpers.formatting import markup, plain
 
 __all__ = ["EXERCISE", "UNATTENDED", "page", "show"]
 
@@ -23,10 +24,11 @@ def page(state: str, title: str, sentence: str, folded: bool = False) -> str:
     """The outcome as HTML; `title` and `sentence` are text, the latter hidden until a click if `folded`."""
     sign, words, colour = LOOKS[state]
     style = f"border-left: .3em solid {colour}; padding: .3em .8em; max-width: 60em; white-space: pre-line"
-    head = f'<b><span style="color: {colour}">{sign}</span> {html.escape(title)}: {words}.</b>'
+    head = f'<b><span style="color: {colour}">{sign}</span> {markup(title)}: {words}.</b>'
+    text = markup(sentence, keep="\n")
     if folded:
-        return f'<details style="{style}"><summary>{head}</summary>{html.escape(sentence)}</details>'
-    return f'<div style="{style}">{head} {html.escape(sentence)}</div>'
+        return f'<details style="{style}"><summary>{head}</summary>{text}</details>'
+    return f'<div style="{style}">{head} {text}</div>'
 
 
 def show(name: str, title: str, state: str, sentence: str, folded: bool = False) -> None:
@@ -35,10 +37,10 @@ def show(name: str, title: str, state: str, sentence: str, folded: bool = False)
     from IPython.display import display
 
     sign, words, _ = LOOKS[state]
-    sentence = sentence.encode(errors="backslashreplace").decode()  # half a surrogate pair is no UTF-8
-    text = f"{sign} {title}: {words}. {sentence}"
+    text = plain(f"{sign} {title}: {words}. {sentence}", keep="\n")
     if get_ipython() is None:
-        print(text)
+        for line in text.split("\n"):
+            say(line)
         return
     shown = {"text/plain": text, "text/html": page(state, title, sentence, folded)}
     display({**shown, EXERCISE: {"name": name, "state": state}}, raw=True)

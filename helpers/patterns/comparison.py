@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from helpers import budget, checks, cost, live, metrics
+from helpers.console import Bar
 from helpers.engines.base import Engine
 from helpers.errors import InvalidExperiment, LabError, StackError
 from helpers.experiment import Experiment
@@ -150,7 +150,7 @@ def compare(
     predicted: dict[str, dict[str, Any]] = {}
     traces: dict[str, Trace] = {}
     rows = []
-    for pattern, number in tqdm(turns, "patterns", leave=False, disable=not progress):
+    for pattern, number in Bar(turns, "patterns", leave=False, disable=not progress):
         if number < 0:
             predicted[pattern.name] = _predicted(pattern, experiment, engine)
         else:
@@ -276,7 +276,7 @@ def trials(engine: Engine, patterns: Sequence[Pattern], progress: bool = True) -
         warnings.filterwarnings("ignore", "VisibilityTimeout")  # short clocks, on purpose
         with ThreadPoolExecutor(TRIALS_AT_ONCE) as pool:
             results = pool.map(lambda one: _trial(engine, *one), tried)
-            ends = list(tqdm(results, "faults", len(tried), leave=False, disable=not progress))
+            ends = list(Bar(results, "faults", len(tried), leave=False, disable=not progress))
     left: dict[str, dict[str, Any]] = {pattern.name: {} for pattern in patterns}
     for (pattern, fault), end in zip(tried, ends, strict=True):
         left[pattern.name] |= {f"{fault}_{what}": number for what, number in end.items()}

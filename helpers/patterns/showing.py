@@ -12,6 +12,8 @@ import pandas as pd
 
 from helpers import tune
 from helpers.files import write_whole
+from helpers.formatting import markdown as escaped
+from helpers.formatting import to_csv
 from helpers.patterns import aws, size
 from helpers.patterns.comparison import BROKEN, FAULTS, PER, Comparison
 
@@ -80,8 +82,9 @@ def markdown(comparison: Comparison) -> str:
     """The same in Markdown, one row a pattern."""
     table = rows(comparison)
     heads = list(table[0])
-    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in table)]
-    out = [f"Left out: `{name}`, as {why}." for name, why in comparison.left_out.items()]
+    cells = [[escaped(row[head]) for head in heads] for row in table]
+    lines = [heads, ["---"] * len(heads), *cells]
+    out = [f"Left out: `{name}`, as {escaped(why)}." for name, why in comparison.left_out.items()]
     return "\n".join([about(comparison), "", *("| " + " | ".join(line) + " |" for line in lines), "", *out])
 
 
@@ -90,7 +93,7 @@ def save(comparison: Comparison, folder: Path) -> Path:
     import matplotlib.pyplot as plt
 
     write_whole(folder / "comparison.json", json.dumps(comparison.to_dict(), indent=1))
-    write_whole(folder / "comparison.csv", comparison.table.to_csv(index=False))
+    write_whole(folder / "comparison.csv", to_csv(comparison.table))
     write_whole(folder / "patterns.md", markdown(comparison))
     drawn = figure(comparison)
     drawn.savefig(folder / "patterns.png")

@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from helpers import notebooks
-from helpers.errors import LabError
+from helpers.errors import LabError, shown
 from helpers.files import write_whole
+from helpers.formatting import markup
 from helpers.site import links, pages, reference
 from helpers.site.pages import Page
 
@@ -51,7 +51,7 @@ def build(run: Path, out: Path) -> Built:
         raise LabError(f"{ROOT}: has no README.md, and the site is made of its documents; use a clone")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LabError(f"out {out}: is not empty; remove it, or give another folder by --out")
-    report = json.loads((run / notebooks.RESULTS).read_text())
+    report = _results(run / notebooks.RESULTS)
     results = {result["name"]: result for result in report["results"]}
     site = _Site(out)
     course = [_notebook(run, path, results.get(path.stem), site.place) for path in notebooks.discover()]
@@ -82,6 +82,38 @@ def build(run: Path, out: Path) -> Built:
     checked = links.check(out)
     write_whole(out / LINKS, "".join(f"{address}\n" for address in checked.external))
     return Built(checked, tuple(_failure(result) for result in results.values() if not result["ok"]))
+
+
+REPORT = {"started": str, "finished": str | None, "engine": str | None, "versions": dict, "results": list}
+"""The fields of a results file that the site shows, with their types."""
+RESULT = {"name": str, "ok": bool, "cell": int | None, "error": str | None}
+"""The fields of each notebook in it, with their types."""
+
+
+def _results(file: Path) -> dict[str, Any]:
+    """Read the results of a run. Raises LabError for a file that no `lab run` has written."""
+    try:
+        report: Any = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _foreign(file, f"not readable as JSON ({error})") from error
+    _check(file, report, REPORT)
+    for number, result in enumerate(report["results"]):
+        _check(file, result, RESULT, f"results[{number}]: ")
+    return dict(report)
+
+
+def _check(file: Path, given: Any, fields: Mapping[str, Any], where: str = "") -> None:
+    """Raise LabError for what is no JSON object with these fields, each of its type."""
+    if not isinstance(given, dict):
+        raise _foreign(file, f"{where}{shown(given)} is no JSON object")
+    for name, kind in fields.items():
+        if not isinstance(given.get(name, ...), kind):
+            told = f"is {shown(given[name])}" if name in given else "is missing"
+            raise _foreign(file, f"{where}{name} {told}")
+
+
+def _foreign(file: Path, reason: str) -> LabError:
+    return LabError(f"{file}: {reason}; give the folder of a whole `./lab run`, or run it again")
 
 
 def alone(executed: Path, result: Mapping[str, Any], others: Collection[str] = (), code: bool = True) -> str:
@@ -148,7 +180,11 @@ class _Site:
 def _notebook(run: Path, path: Path, result: Mapping[str, Any] | None, lead: pages.Place) -> Page:
     """A notebook as it was executed, or as it is where it was not; its title is short, with its number."""
     executed = path if result is None else run / path.name
-    page = pages.of_notebook(executed, notebooks.cells_of(executed), lead, _told(result))
+    try:
+        cells = notebooks.cells_of(executed)
+    except Exception as error:  # nbformat has many for what is no notebook, or is not there
+        raise _foreign(executed, f"not readable as a notebook ({error})") from error
+    page = pages.of_notebook(executed, cells, lead, _told(result))
     return replace(page, title=f"{path.stem[:2]} {page.title.partition(':')[0]}")
 
 
@@ -159,7 +195,7 @@ def _told(result: Mapping[str, Any] | None) -> str:
     if result["ok"]:
         return ""
     return (
-        f'<p class="failed"><b>This notebook failed.</b> <a href="#failed">{escape(_where(result))}</a></p>'
+        f'<p class="failed"><b>This notebook failed.</b> <a href="#failed">{markup(_where(result))}</a></p>'
     )
 
 
@@ -182,9 +218,9 @@ def _listing(path: str, lead: pages.Place) -> Page:
     """The files of a folder that is linked to and has no README."""
     folder = (ROOT / path).parent
     names = sorted(one.name for one in folder.iterdir() if not one.name.startswith(("__pycache__", ".")))
-    items = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>' for name in names)
+    items = "".join(f'<li><a href="{markup(name)}">{markup(name)}</a></li>' for name in names)
     return pages.of_html(
-        place(path), path, f"<h1>{escape(path.rpartition('/')[0])}</h1><ul>{items}</ul>", lead
+        place(path), path, f"<h1>{markup(path.rpartition('/')[0])}</h1><ul>{items}</ul>", lead
     )
 
 
@@ -202,16 +238,17 @@ def _index(report: Mapping[str, Any], groups: Groups, lead: pages.Place) -> Page
         f"What you see was executed on {when} on the {report['engine']} engine ({versions}): "
         f"{passed} of {len(report['results'])} notebooks passed."
     )
+    paragraph = f"<p>{markup(executed)}</p>"  # its names are text, not Markdown
     shown = set(FIGURE.findall(intro))
     figures = "\n".join(
-        f'<figure><a href="{path}"><img src="{path}" alt="{escape(alt)}"></a>'
-        f"<figcaption>{escape(alt)}</figcaption></figure>"
+        f'<figure><a href="{path}"><img src="{path}" alt="{markup(alt)}"></a>'
+        f"<figcaption>{markup(alt)}</figcaption></figure>"
         for alt, path in FIGURE.findall(readme)
         if (alt, path) not in shown
     )
     listed = [f"- [{page.title}]({page.origin}): {page.about}" for _, some in groups[1:] for page in some]
     text = [
-        *[intro, f"## {COURSE}", executed, sections[COURSE], "## Figures"],
+        *[intro, f"## {COURSE}", paragraph, sections[COURSE], "## Figures"],
         *[f'<div class="gallery">\n{figures}\n</div>', "## Also here", "\n".join(listed)],
     ]
     return replace(pages.of_markdown("index.html", "README.md", "\n\n".join(text), lead), title="Overview")

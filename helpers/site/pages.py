@@ -12,7 +12,6 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
@@ -33,6 +32,8 @@ from pygments import highlight  # type: ignore[import-untyped]
 from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 from pygments.lexers import TextLexer, get_lexer_for_filename  # type: ignore[import-untyped]
 from pygments.util import ClassNotFound  # type: ignore[import-untyped]
+
+from helpers.formatting import markup, plain
 
 __all__ = ["Page", "Place", "of_html", "of_markdown", "of_notebook", "of_text", "slug", "whole"]
 
@@ -107,7 +108,7 @@ def of_text(path: str, origin: str, text: str) -> Page:
     except ClassNotFound:
         lexer = TextLexer()
     shown = highlight(text, lexer, HtmlFormatter(nowrap=True))
-    body = f'<h1>{escape(origin)}</h1>\n<div class="highlight"><pre tabindex="0">{shown}</pre></div>'
+    body = f'<h1>{markup(origin)}</h1>\n<div class="highlight"><pre tabindex="0">{shown}</pre></div>'
     return Page(path, origin, origin, body)
 
 
@@ -170,13 +171,13 @@ def _lead(element: Tag, attribute: str, path: str, origin: str, place: Place) ->
 
 
 def whole(page: Page, navigation: Sequence[tuple[str, Sequence[Page]]] = ()) -> str:
-    """The page with everything around it: a whole HTML document.
+    """The page with everything around it: a whole HTML document, without any character that is not plain.
 
     navigation: groups of pages, in the order in which they are read; without any the page stands alone.
     """
     order = [one for _, pages in navigation for one in pages]
     at = next((at for at, one in enumerate(order) if one.path == page.path), None)
-    return (
+    rendered = (
         _environment()
         .get_template("page.html.j2")
         .render(
@@ -189,6 +190,7 @@ def whole(page: Page, navigation: Sequence[tuple[str, Sequence[Page]]] = ()) -> 
             relative=lambda path: relative(page.path, path),
         )
     )
+    return plain(rendered, keep="\n\t")
 
 
 def relative(start: str, end: str) -> str:
