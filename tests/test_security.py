@@ -25,7 +25,7 @@ import psutil
 import pytest
 import yaml
 
-from helpers import cli, notebooks, stack, sweep
+from helpers import cli, notebooks, stack, sweep, values
 from helpers.commands import keeping
 from helpers.engines import connect, local, localstack
 from helpers.engines.embedded import Server
@@ -558,8 +558,8 @@ EXECUTES = {
     "os.system": set(),
     "os.popen": set(),
     "shell": set(),
-    # With a loader that is a SafeLoader, for the lab's own templates.
-    "yaml.load": {"helpers/stack.py"},
+    # With loaders that are SafeLoaders, for the lab's own templates and for values that users write.
+    "yaml.load": {"helpers/stack.py", "helpers/values.py"},
     "yaml.unsafe_load": set(),
     "yaml.full_load": set(),
     # Names of the lab's own modules' parameters, for typer.
@@ -594,7 +594,8 @@ def test_no_text_is_executed():
     assert used == EXECUTES
 
 
-def test_the_templates_loader_makes_no_objects():
-    """CloudFormation's short tags are all that it adds to a safe loader."""
+@pytest.mark.parametrize("loader", [stack._Loader, values._Loader])
+def test_the_labs_loaders_make_no_objects(loader):
+    """CloudFormation's short tags, and decimal numbers, are all that they add to a safe loader."""
     with pytest.raises(yaml.YAMLError):
-        yaml.load("!!python/object/apply:os.getpid []", stack._Loader)
+        yaml.load("!!python/object/apply:os.getpid []", loader)

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 import nbformat
 import pytest
 from browsing import visit
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_output
 from typer.testing import CliRunner
 
 from helpers import cli, notebooks, site
 from helpers.errors import LabError
+from helpers.formatting import plain
 from helpers.site import building, pages
 
 ROOT = Path(__file__).parents[1]
@@ -503,3 +506,76 @@ def test_the_keyboard_suffices(browser: Any, folder: Path) -> None:
         assert "3px" == skip.evaluate("element => getComputedStyle(element).outlineWidth")
         page.keyboard.press("Enter")
         assert "content" == page.evaluate("document.activeElement.id")
+
+
+# --- A run that somebody else made ---------------------------------------------------------------------
+
+
+def changed(run: Path, folder: Path, **fields: Any) -> Path:
+    """A copy of the run whose results have these fields; `...` takes one away."""
+    shutil.copytree(run, folder)
+    report = json.loads((run / "results.json").read_text()) | fields
+    kept = {name: value for name, value in report.items() if value is not ...}
+    (folder / "results.json").write_text(json.dumps(kept))
+    return folder
+
+
+def test_what_results_say_is_text(run: Path, tmp_path: Path) -> None:
+    """Engine, versions, dates and errors are shown as they are written: no element, link or formula."""
+    nasty = "<script>alert(1)</script>[a](javascript:b)`c`\n\n# d $e$ \x1b[2J\u202e"
+    error = json.loads((run / "results.json").read_text())["results"]
+    error[1]["error"] = nasty
+    given = {"engine": nasty, "versions": {nasty: nasty}, "finished": nasty, "results": error}
+    site.build(changed(run, tmp_path / "run", **given), tmp_path / "out")
+    soup = BeautifulSoup((tmp_path / "out/index.html").read_text(), "html.parser")
+    [told] = [p for p in soup.find_all("p") if p.get_text().startswith("What you see was executed on")]
+    assert [] == told.find_all()
+    assert f"on the {plain(nasty)} engine ({plain(nasty)} {plain(nasty)})" in told.get_text()
+    for page in (tmp_path / "out").rglob("*.html"):
+        assert "\x1b" not in page.read_text()
+        assert "<script>alert" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"versions": ...}, "versions is missing"),
+        ({"versions": ["ministack"]}, "versions is ['ministack']"),
+        ({"engine": 5}, "engine is 5"),
+        ({"started": None}, "started is None"),
+        ({"finished": ["x"]}, "finished is ['x']"),
+        ({"results": {}}, "results is {}"),
+        ({"results": [5]}, "results[0]: 5 is no JSON object"),
+        ({"results": [{"name": "00_start_here", "cell": None}]}, "results[0]: ok is missing"),
+        ({"results": [{"name": "x", "ok": "yes", "cell": None, "error": None}]}, "results[0]: ok is 'yes'"),
+    ],
+)
+def test_foreign_results_are_refused_by_file_and_field(
+    run: Path, tmp_path: Path, fields: dict[str, Any], said: str
+) -> None:
+    """A field that is not there or of another type: named with the file, and nothing is written."""
+    given = changed(run, tmp_path / "run", **fields)
+    with pytest.raises(LabError, match=re.escape(f"{given / 'results.json'}: {said}; give the folder")):
+        site.build(given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"null", b"[" * 100_000])
+def test_damaged_results_are_refused(run: Path, tmp_path: Path, content: bytes) -> None:
+    """What is no JSON object, whatever it is."""
+    given = changed(run, tmp_path / "run")
+    (given / "results.json").write_bytes(content)
+    with pytest.raises(LabError, match=re.escape(str(given / "results.json"))):
+        site.build(given, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff", b"[]"])
+def test_a_run_that_lacks_a_notebook_is_refused(run: Path, tmp_path: Path, content: bytes | None) -> None:
+    """A notebook that the results name and that is not there, or is none, is named."""
+    given = changed(run, tmp_path / "run")
+    file = given / notebooks.discover()[0].name
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(LabError, match=re.escape(f"{file}: not readable as a notebook")):
+        site.build(given, tmp_path / "out")

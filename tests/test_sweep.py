@@ -181,3 +181,64 @@ def test_two_sweeps_run_at_once(engine, tmp_path):
             assert rows["succeeded"].tolist() == [12, 12]
             assert rows["law"].isna().all()
             assert rows["error"].isna().all()
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "changed": lambda path: path.write_bytes(bytes([*path.read_bytes()[:50], 255, *path.read_bytes()[51:]])),
+    "text": lambda path: path.write_text("x" * 99),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_named_set_aside_and_done_again(tmp_path, capsys, damage):
+    """Its table names the file and the remedy; resuming keeps the file elsewhere, runs that one and no more,
+    and gives the table of a sweep that nothing happened to."""
+    whole = Sweep(SETTINGS, 1)
+    sweep.run(Schedule(failing={4}), whole, tmp_path, progress=False)
+    expected = table(tmp_path)
+    for path in (tmp_path / "traces/s000-r00.parquet", tmp_path / "traces/s003-r00.json"):
+        DAMAGES[damage](path)
+        with pytest.raises(SweepError, match=rf"{path}: damaged \(.*\); resume the sweep"):
+            table(tmp_path)
+        assert [path.stem] == [name for name, _ in sweep.missing(whole, tmp_path)]
+        again = Schedule(failing={4})
+        sweep.run(again, whole, tmp_path, resume=True, progress=False)
+        assert len(again.ran) == 1 + 1
+        assert (tmp_path / "damaged" / f"1-{path.name}").exists()
+        assert f"{path}: damaged (" in capsys.readouterr().err
+        pd.testing.assert_frame_equal(expected, table(tmp_path))
+
+
+def test_what_is_set_aside_twice_is_kept_twice(tmp_path):
+    """Nothing that was measured is overwritten."""
+    whole, path = Sweep(SETTINGS[:1], 1), tmp_path / "traces/s000-r00.parquet"
+    sweep.run(Schedule(), whole, tmp_path, progress=False)
+    for content in (b"a", b"b"):
+        path.write_bytes(content)
+        sweep.run(Schedule(), whole, tmp_path, resume=True, progress=False)
+    kept = sorted((tmp_path / "damaged").iterdir())
+    assert [file.read_bytes() for file in kept] == [b"a", b"b"]
+
+
+def test_files_that_are_no_runs_are_left_alone(tmp_path):
+    """What else lies beside the traces is neither read nor moved."""
+    sweep.run(Schedule(), Sweep(SETTINGS[:1], 1), tmp_path, progress=False)
+    others = [tmp_path / "traces" / name for name in ("notes.txt", "sx-ry.parquet", "s000-r00.parquet.bak")]
+    for other in others:
+        other.write_bytes(b"x")
+    sweep.run(Schedule(), Sweep(SETTINGS[:1], 1), tmp_path, resume=True, progress=False)
+    assert table(tmp_path)["run"].tolist() == ["s000-r00"]
+    assert all(other.exists() for other in others)
+
+
+def test_a_plan_that_is_no_text_is_another_sweep(tmp_path):
+    """A damaged plan is refused by its name, and nothing runs."""
+    sweep.run(Schedule(), Sweep(SETTINGS[:1], 1), tmp_path, progress=False)
+    (tmp_path / "plan.json").write_bytes(b"\xff\x00")
+    engine = Schedule()
+    with pytest.raises(SweepError, match=r"plan\.json"):
+        sweep.run(engine, Sweep(SETTINGS[:1], 1), tmp_path, resume=True, progress=False)
+    assert engine.ran == []

@@ -126,7 +126,7 @@ class Aws(Engine):
                 "AWS_ENDPOINT_URL to it, or leave it out to call AWS"
             )
         for words in _in_words(configured):
-            print(f"confirmed endpoint {words}", file=sys.stderr)
+            say(f"confirmed endpoint {words}", err=True)
         self.identity, self.account = self._caller()
         self.endpoint_url = self.client("stepfunctions").meta.endpoint_url
         say(
