@@ -327,7 +327,9 @@ def _typed(name: str, given: Any, default: str) -> Any:
     wanted = type(model)
     fits = type(value) is wanted or (wanted is float and type(value) is int)
     if isinstance(value, float) and not math.isfinite(value):
-        raise NotebookError(f"{name}={value}: {name} takes a finite number; give one like {default}")
+        raise NotebookError(
+            f"{name}={given!r}: {name} takes a finite value of its default's type, {wanted.__name__}; give one like {default}"
+        )
     if model is not None and not fits:
         raise NotebookError(
             f"{name}={given!r}: {name} takes a value of its default's type, {wanted.__name__}; "

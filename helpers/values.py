@@ -15,11 +15,11 @@ from helpers.errors import LabError, shown
 __all__ = ["literal", "loaded", "scalar"]
 
 WORDS: dict[str, Any] = {
-    **dict.fromkeys(("true", "yes", "on"), True),
-    **dict.fromkeys(("false", "no", "off"), False),
+    "true": True,
+    "false": False,
     **dict.fromkeys(("null", "none", "~", ""), None),
 }
-"""The words that are values, in any case: of YAML 1.1, and None of Python."""
+"""The words that are values, in any case: of YAML 1.2, and None of Python. Yes, no, on and off are text."""
 _DIGITS = "[0-9]+(?:_[0-9]+)*"
 NUMBER = re.compile(
     rf"[-+]?(?:(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?P<power>e[-+]?[0-9]+)?|\.?inf|infinity|\.?nan)",

@@ -75,7 +75,7 @@ def test_no_setting_is_infinite(text, tmp_path):
     """Refused by field and value for an Experiment and for a notebook; a quota may be without limit."""
     with pytest.raises(LabError, match=r"limited_seconds=(-?inf|nan)"):
         cli._settings({"items": "3", "limited_seconds": text})
-    with pytest.raises(NotebookError, match=r"seconds=(-?inf|nan): seconds takes a finite number"):
+    with pytest.raises(NotebookError, match=f"seconds='{text}': seconds takes a finite value"):
         notebooks._typed("seconds", text, "0.5")
     if text in ("inf", ".inf", "infinity"):
         assert math.isinf(simulating._quotas("us-east-1", [f"task_burst={text}"]).task_burst)
@@ -103,6 +103,14 @@ def test_settings_take_every_spelling():
 def test_a_parameter_takes_the_same_spellings(text, default, value):
     """Of the type of its default; lists are Python's, and text stays text."""
     assert repr(value) == repr(notebooks._typed("p", text, default))
+
+
+@pytest.mark.parametrize("text", ["yes", "no", "on", "Off"])
+def test_a_word_of_yaml_is_text(text):
+    """A flag is true or false, on the command line and in a grid's file; other words are refused for one."""
+    assert text == scalar(text)
+    with pytest.raises(LabError, match=f"cold_start='{text}'"):
+        cli._settings({"items": "3", "cold_start": text})
 
 
 def test_a_parameter_of_another_base_is_refused():
