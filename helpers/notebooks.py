@@ -328,7 +328,8 @@ def _typed(name: str, given: Any, default: str) -> Any:
     fits = type(value) is wanted or (wanted is float and type(value) is int)
     if isinstance(value, float) and not math.isfinite(value):
         raise NotebookError(
-            f"{name}={given!r}: {name} takes a finite value of its default's type, {wanted.__name__}; give one like {default}"
+            f"{name}={given!r}: {name} takes a finite value of its default's type, {wanted.__name__}; "
+            f"give one like {default}"
         )
     if model is not None and not fits:
         raise NotebookError(
