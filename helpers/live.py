@@ -29,7 +29,7 @@ from helpers.experiment import Experiment
 from helpers.files import RUNS
 from helpers.fleet import Fleet
 from helpers.recorder import Recorder
-from helpers.stack import INPUT_LIMIT_BYTES, Stack, deploy, parameters
+from helpers.stack import INPUT_LIMIT_BYTES, Stack, claimed, deploy, parameters
 from helpers.trace import ITEM_TIMES, Trace
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ ITEM_COUNTS = ("pending", "running", "succeeded", "failed", "timedOut", "aborted
 """What a Map Run counts its items by (DescribeMapRun)."""
 EMPTIES_SECONDS = 5
 """How long the last message may take from its worker's answer until it is deleted."""
+COUNTED_SECONDS = 60
+"""How long SQS may take on AWS to count messages exactly (API reference, GetQueueAttributes, 2026-11-30)."""
 BAR_AFTER_SECONDS = 2
 SEND_BATCH = 10
 """Messages that one SendMessageBatch takes at most (SQS quotas, 2026-11-24)."""
@@ -71,13 +73,15 @@ def run(
     the state machine. Warms the workers first unless the experiment asks for cold starts. Raises StackError
     when the execution does not succeed. When that happens, or the run is interrupted, it stops the execution
     and saves what was measured so far under runs/, naming the file, before the error goes on. Raises
-    InvalidExperiment for what only the simulated engine runs, and BudgetError for what the engine's budget
-    does not allow, before anything is done.
+    InvalidExperiment for what only the simulated engine runs, StackError while another run uses the stack
+    (see `stack.claimed`), and BudgetError for what the engine's budget does not allow, before anything is
+    done.
     """
     _check(experiment)
     stack.engine.check_room(experiment, _warm_in(stack))
-    stack.engine.spend(_described(experiment), budget.of_run(experiment))
-    return _run(stack, experiment, machine, progress)
+    with claimed(stack):
+        stack.engine.spend(_described(experiment), budget.of_run(experiment))
+        return _run(stack, experiment, machine, progress)
 
 
 def _run(
@@ -126,12 +130,24 @@ def bench(engine: Engine) -> Iterator[Run]:
     """What `Engine.bench` is on an engine with stacks: runs on `combined`, on one stack while that is as new.
 
     A run that asks for cold starts has a stack of its own, and one that fails or is interrupted leaves none.
+    Raises StackError for a run that is asked for while another one goes on.
     """
+    in_use = threading.Lock()
     with contextlib.ExitStack() as deployed:
         stack: Stack | None = None
         last: Trace | None = None
 
-        def run_next(experiment: Experiment, progress: Progress = True) -> Trace:
+        def run_alone(experiment: Experiment, progress: Progress = True) -> Trace:
+            if not in_use.acquire(blocking=False):
+                raise StackError(
+                    "this bench: is in use by another run; wait for its end, or open another bench"
+                )
+            try:
+                return run_next(experiment, progress)
+            finally:
+                in_use.release()
+
+        def run_next(experiment: Experiment, progress: Progress) -> Trace:
             nonlocal stack, last
             _check(experiment)
             engine.check_room(experiment, _warm_in(stack))
@@ -145,14 +161,15 @@ def bench(engine: Engine) -> Iterator[Run]:
                     stack = stack.update(values)
                 else:
                     stack = deployed.enter_context(deploy(engine, "combined", values))
-                last = _run(stack, experiment, progress=progress)
+                with claimed(stack):
+                    last = _run(stack, experiment, progress=progress)
             except BaseException as error:
                 stack = None
                 deployed.__exit__(type(error), error, error.__traceback__)
                 raise
             return last
 
-        yield run_next
+        yield run_alone
 
 
 def _described(experiment: Experiment) -> str:
@@ -212,7 +229,8 @@ def burst(stack: Stack, experiment: Experiment, progress: Progress = True) -> Tr
 
     Nobody waits for these items: one arrives when its message is sent, and returns when its last attempt
     ends. Raises StackError unless all items take the limited lane. When interrupted, it saves what was
-    measured so far, as `run` does. Raises InvalidExperiment and BudgetError as `run` does.
+    measured so far, as `run` does. Raises InvalidExperiment, StackError and BudgetError as `run` does, and
+    StackError for a queue that holds messages already.
     """
     _check(experiment)
     stack.engine.check_room(experiment, _warm_in(stack))
@@ -220,7 +238,27 @@ def burst(stack: Stack, experiment: Experiment, progress: Progress = True) -> Tr
         raise StackError(
             f"siphon_share={experiment.siphon_share}: a burst has the limited lane only; use siphon_share=1"
         )
-    stack.engine.spend(_described(experiment), budget.of_burst(experiment))
+    with claimed(stack):
+        _refuse_leftovers(stack)
+        stack.engine.spend(_described(experiment), budget.of_burst(experiment))
+        trace = _burst(stack, experiment, progress)
+    return _with_metrics(stack, trace, [])
+
+
+def _refuse_leftovers(stack: Stack) -> None:
+    """Raise StackError for a queue that is not empty: another burst goes on, or has left messages."""
+    give_up = time.monotonic() + (COUNTED_SECONDS if stack.engine.paced else EMPTIES_SECONDS)
+    while left := depth(stack):
+        if time.monotonic() > give_up:
+            raise StackError(
+                f"stack {stack.name}: its queue holds {left} messages already; wait until they are done, "
+                "purge the queue, or deploy another stack"
+            )
+        time.sleep(stack.engine.poll_seconds)
+
+
+def _burst(stack: Stack, experiment: Experiment, progress: Progress) -> Trace:
+    """Do the burst, which was paid for."""
     with (
         consumers(stack, experiment, progress is True) as fleet,
         sampled_queue(stack) as samples,
@@ -241,7 +279,7 @@ def burst(stack: Stack, experiment: Experiment, progress: Progress = True) -> Tr
             if isinstance(error, StackError):
                 error.trace = kept
             raise
-    return _with_metrics(stack, trace, [])
+    return trace
 
 
 def _followed(

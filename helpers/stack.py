@@ -8,9 +8,11 @@ template itself, so that a deployment needs no bucket of its own.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
+import tempfile
 import time
 import uuid
 import warnings
@@ -29,6 +31,7 @@ from helpers.console import say
 from helpers.engines.base import Engine
 from helpers.errors import StackError
 from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment
+from helpers.files import writing
 
 INFRA = Path(__file__).parents[1] / "infra"
 TAGS = {"project": "concurrency-lab"}
@@ -297,6 +300,57 @@ class Stack:
             _give_up(self.engine, self.name)
         else:
             self.destroy()
+
+
+@contextlib.contextmanager
+def claimed(stack: Stack) -> Iterator[None]:
+    """Claim the stack for one run: two at once would count each other's attempts as their own.
+
+    Threads and processes of this user on this machine exclude each other by a lock on a temporary file,
+    which ends with its process. A run by others is noticed by its execution, once Step Functions lists it:
+    two that begin within the same seconds on two machines are not.
+
+    Args:
+        stack: The stack to run on.
+
+    Raises:
+        StackError: Another run has claimed the stack, or an execution runs in it.
+        FileError: The lock's file could not be made.
+    """
+    path = Path(tempfile.gettempdir(), f"concurrency-lab-{os.getuid()}-{stack.name}.lock")
+    instead = "wait for its end, or deploy another stack"
+    with contextlib.ExitStack() as held:
+        while True:
+            with writing(path):
+                file = held.enter_context(open(path, "w", opener=_own_file))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StackError(f"stack {stack.name}: another run is using it; {instead}") from None
+            with contextlib.suppress(FileNotFoundError):  # the one before has removed this file
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    break
+        held.callback(path.unlink, missing_ok=True)
+        if running := _running(stack):
+            raise StackError(f"stack {stack.name}: the execution {running} runs in it; {instead}")
+        yield
+
+
+def _running(stack: Stack) -> str | None:
+    """Return the ARN of an execution that runs in the stack, None where none does."""
+    step_functions = stack.engine.client("stepfunctions")
+    for machine in (arn for arn in stack.outputs.values() if ":stateMachine:" in arn):
+        listed = step_functions.list_executions(stateMachineArn=machine, statusFilter="RUNNING")
+        for arn in (execution["executionArn"] for execution in listed["executions"]):
+            # The list may lag behind: it names one for a while that has ended.
+            if step_functions.describe_execution(executionArn=arn)["status"] == "RUNNING":
+                return str(arn)
+    return None
+
+
+def _own_file(path: str, flags: int) -> int:
+    """Open a file that only this user may open, and no link."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def run_id() -> str:

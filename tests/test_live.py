@@ -2,18 +2,25 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import tempfile
 import time
+import uuid
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import psutil
 import pytest
 
-from helpers import checks, live, metrics, stack
+from helpers import budget, checks, live, metrics, stack
 from helpers.errors import InvalidExperiment, StackError
 from helpers.experiment import Experiment
 from helpers.fleet import Fleet
 from helpers.fleet_worker import WholeLines
+from helpers.stack import INFRA
 from helpers.trace import Trace
 from helpers.wire import Fault, Wire
 
@@ -217,6 +224,92 @@ def test_an_answer_stands_for_a_log_that_lacks_its_last_line(engine, monkeypatch
         trace = live.run(deployed, experiment, "InlineArn", progress=False)
     checks.verify(trace)
     assert set(trace.attempts["outcome"]) == {"succeeded"}
+
+
+def measured(deployed) -> int:
+    """How many executions the stack has had, of all its state machines."""
+    sfn = deployed.engine.client("stepfunctions")
+    machines = [arn for arn in deployed.outputs.values() if ":stateMachine:" in arn]
+    return sum(len(sfn.list_executions(stateMachineArn=arn)["executions"]) for arn in machines)
+
+
+def test_a_second_run_on_a_stack_is_refused_before_it_starts(engine):
+    """While a run uses a stack, another one, in whatever thread, starts and spends nothing."""
+    experiment = Experiment(2, siphon_share=0, direct_seconds=0.02)
+    with stack.deploy(engine, "distributed_map") as deployed:
+        with stack.claimed(deployed):
+            noted = len(budget.noted())
+            for start in (live.run, live.burst):
+                either = replace(experiment, siphon_share=float(start is live.burst))
+                with pytest.raises(StackError, match=f"{deployed.name}: another run is using it; wait for"):
+                    start(deployed, either, progress=False)
+            assert (measured(deployed), len(budget.noted())) == (0, noted)
+        checks.verify(live.run(deployed, experiment, "InlineArn", progress=False))
+
+
+CLAIM = """
+import sys
+from unittest.mock import Mock
+from helpers import stack
+with stack.claimed(stack.Stack(Mock(), "counter", sys.argv[1], {}, {})):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_claim_holds_between_processes_and_ends_with_its_own():
+    """A process that runs on a stack keeps others away, and none once it was killed; no file is left."""
+    mine = stack.Stack(Mock(), "counter", f"lab-{uuid.uuid4().hex}", {}, {})
+    command = [sys.executable, "-P", "-c", CLAIM, mine.name]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, cwd=INFRA.parent, env=os.environ | {"PYTHONPATH": "."}) as other:
+        try:
+            assert other.stdout.readline() == "claimed\n"
+            with pytest.raises(StackError, match="another run is using it"), stack.claimed(mine):
+                pass
+        finally:
+            other.kill()
+    with stack.claimed(mine):
+        assert len([*Path(tempfile.gettempdir()).glob(f"*{mine.name}*")]) == 1
+    assert [*Path(tempfile.gettempdir()).glob(f"*{mine.name}*")] == []
+
+
+def test_an_execution_of_somebody_elses_keeps_a_run_away(engine):
+    """An execution that runs in the stack, whoever started it, is named, and no other starts."""
+    items = [{"item": 0, "lane": "limited", "task_seconds": 0, "failures": 0}]
+    with stack.deploy(engine, "combined", {"Consumer": "fleet"}) as deployed:
+        execution = deployed.start({"items": items})
+        with pytest.raises(StackError, match=f"the execution {execution} runs in it; wait for its end"):
+            live.run(deployed, SMALL, progress=False)
+        assert measured(deployed) == 1
+
+
+def test_a_burst_into_a_queue_with_messages_is_refused(engine, monkeypatch):
+    """Messages that are there already would be counted as the burst's: it is refused before it sends one."""
+    monkeypatch.setattr(live, "EMPTIES_SECONDS", 0.5)
+    with stack.deploy(engine, "sqs_limited", {"Consumer": "fleet"}) as deployed:
+        live.send(deployed, live.payloads(replace(SMALL, items=3)))
+        with pytest.raises(StackError, match="its queue holds 3 messages already"):
+            live.burst(deployed, replace(SMALL, consumer="fleet"), progress=False)
+        assert live.depth(deployed) == 3
+
+
+def test_a_bench_does_one_run_at_a_time(monkeypatch):
+    """A run that is asked for while another uses the bench is refused, and leaves that alone."""
+    told = []
+
+    def nested(*_):
+        with pytest.raises(StackError, match="this bench: is in use"):
+            run(SMALL)
+        told.append("refused")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live, "_check", nested)
+    with live.bench(Mock()) as run:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                run(SMALL)
+    assert told == ["refused"] * 2
 
 
 def test_a_lane_that_is_not_there_is_refused(engine):

@@ -55,9 +55,12 @@ def run(engine: Engine, experiment: Experiment) -> Trace:
 
 
 def work(deployed: stack.Stack, experiment: Experiment) -> Trace:
-    """Start the items on a deployed `semaphore` stack and return the trace when all executions have ended."""
+    """Start the items on a deployed `semaphore` stack and return the trace when all executions have ended.
+
+    Raises StackError while another run uses the stack.
+    """
     run = uuid.uuid4().hex[:8]
-    with ThreadPoolExecutor(CALLERS) as pool:
+    with stack.claimed(deployed), ThreadPoolExecutor(CALLERS) as pool:
 
         def start(item: dict[str, Any]) -> str:
             return deployed.start({"item": item}, name=f"{run}-{item['item']}", paid=True)
