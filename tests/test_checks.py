@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import strategies as st
 from synthetic import experiments, make_trace
 
 from helpers import checks, metrics
@@ -415,6 +416,49 @@ def test_little_holds_the_trace_against_what_the_queue_reported(factor):
     breach = only("little", replace(trace, samples=samples))
     assert breach.moment in samples["time"].tolist()
     assert "the queue reported" in str(breach)
+
+
+def called(trace, calls):
+    """Samples of a right trace, by calls one after another: each waits, takes its time, and sees the queue.
+
+    calls: of each the pause before it, how long it takes, and at which share of that it sees the queue. The
+    run is as long as all of them.
+    """
+    items, attempts = trace.items, trace.attempts
+    last = attempts.groupby("item")["end"].max().reindex(items["item"]).to_numpy()
+    scale = last.max() / sum(pause + duration for pause, duration, _ in calls)
+    now, rows = 0.0, []
+    for pause, duration, share in calls:
+        asked = now + pause * scale
+        now = asked + duration * scale
+        seen = asked + share * (now - asked)
+        here = (items["enqueued"].to_numpy() <= seen) & ~(last <= seen)
+        rows.append(((asked + now) / 2, int(here.sum()), 0))
+    return pd.DataFrame(rows, columns=["time", "visible", "in_flight"])
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.01, 1.0), st.floats(0.0, 20.0), st.floats(0.0, 1.0)), min_size=25, max_size=60
+    )
+)
+@example([(0.1, 0.1, 0.0), (0.1, 600.0, 0.0)] + [(0.5, 0.0, 0.0)] * 30)
+@example([(0.1, 0.1, 1.0), (0.1, 600.0, 1.0)] + [(0.5, 0.0, 1.0)] * 30)
+def test_little_holds_however_slow_sparse_and_irregular_the_samples_are(calls):
+    """A sample counts for the time to those beside it, at any moment of which it may have seen the queue."""
+    trace = run(items=300, map_concurrency=0, siphon_share=1.0)
+    verify(replace(trace, samples=called(trace, calls)))
+
+
+@pytest.mark.parametrize("off", [-4, 4])
+@pytest.mark.parametrize("late", [0.0, 5.0])
+def test_little_sees_a_few_messages_where_nothing_moves(off, late):
+    """Where the queue's depth is the same all the time, no distance of samples excuses a wrong one."""
+    trace = run(items=100, siphon_share=1.0, worker_concurrency=100, map_concurrency=0, limited_seconds=100)
+    samples = called(trace, [(0.1, late, 0.5)] * 400)
+    verify(replace(trace, samples=samples))
+    wrong = samples.assign(visible=(samples["visible"] + off).clip(lower=0))
+    only("little", replace(trace, samples=wrong))
 
 
 def test_little_allows_the_queue_its_approximation():
