@@ -49,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for piece in pieces for item in piece]
 
 
+@pytest.fixture
+def own_engine(engine: Engine) -> Iterator[Engine]:
+    """An embedded engine of the test's own, whose threads and processes no other test starts."""
+    with connect("embedded") as connected:
+        yield connected
+
+
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An embedded engine of the session's own, whatever the environment names or the user keeps."""

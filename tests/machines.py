@@ -5,6 +5,8 @@ import time
 import uuid
 
 ROLE = "arn:aws:iam::000000000000:role/test"
+PATIENCE_SECONDS = 120
+"""How long something that must happen may take: only what is broken takes so long."""
 
 
 def machine(engine, states: dict, start: str) -> str:
@@ -22,7 +24,7 @@ def start(engine, arn: str, data) -> str:
     return started["executionArn"]
 
 
-def until(engine, arn: str, seconds: float = 30) -> dict:
+def until(engine, arn: str, seconds: float = PATIENCE_SECONDS) -> dict:
     """The description of an execution once it has ended."""
     sfn = engine.client("stepfunctions")
     give_up = time.monotonic() + seconds
@@ -58,7 +60,10 @@ def queue(engine) -> str:
 def receive(engine, url: str) -> dict:
     """The body of the next message, which is taken off the queue."""
     sqs = engine.client("sqs")
-    (message,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=10)["Messages"]
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not (found := sqs.receive_message(QueueUrl=url, WaitTimeSeconds=10).get("Messages")):
+        assert time.monotonic() < give_up
+    (message,) = found
     sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
     return json.loads(message["Body"])
 

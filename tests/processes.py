@@ -4,7 +4,7 @@ import time
 
 import psutil
 
-GONE_SECONDS = 15
+GONE_SECONDS = 120
 
 
 def gone(pid: int) -> bool:

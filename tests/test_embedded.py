@@ -94,12 +94,10 @@ def test_an_engine_that_was_killed_leaves_nothing_once_closed():
         own.client("lambda").invoke(FunctionName="busy", InvocationType="Event")
         server = psutil.Process(own._own.pid)
         # A worker is forked by a child of the server.
-        workers = until(
-            lambda: list({*server.children(recursive=True)} - {*server.children()}), "a worker", 30
-        )
+        workers = until(lambda: list({*server.children(recursive=True)} - {*server.children()}), "a worker")
         time.sleep(1)  # until the worker is in its handler
         server.kill()
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert not psutil.wait_procs(workers, timeout=120)[1]
     assert not folder.exists()
 
 
@@ -123,7 +121,7 @@ def test_no_orphan_is_left_when_the_parent_ends(ending):
     parent.wait()
     parent.stdout.close()
     assert gone(int(pid))
-    until(lambda: not Path(folder).exists(), "the end of its folder", 10)
+    until(lambda: not Path(folder).exists(), "the end of its folder")
 
 
 def test_a_port_in_use_is_named():

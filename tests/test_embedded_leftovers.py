@@ -20,7 +20,7 @@ from helpers.drills import until
 from helpers.engines import embedded
 from helpers.experiment import Experiment
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 """Less than the 75 s for which hypercorn keeps a connection."""
 ROLE = "arn:aws:iam::000000000000:role/any"
 FEW = Experiment(4, siphon_share=0.0, direct_seconds=0.01)
@@ -87,12 +87,20 @@ def test_an_execution_that_runs_outlives_its_deleted_stack(engine):
     assert told(engine, arn) == "ABORTED"
 
 
-def test_an_invocation_that_outlives_its_function_makes_no_log_group(engine):
+OUTLIVES = """
+import pathlib, time
+def handler(event, context):
+    pathlib.Path(event["note"]).touch()
+    time.sleep(event["seconds"])
+"""
+
+
+def test_an_invocation_that_outlives_its_function_makes_no_log_group(engine, tmp_path):
     """Its end is logged no more: a group that was deleted stays deleted."""
     functions, logs = engine.client("lambda"), engine.client("logs")
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as file:
-        file.writestr("index.py", "import time\n\ndef handler(event, context):\n    time.sleep(event)\n")
+        file.writestr("index.py", OUTLIVES)
     functions.create_function(
         FunctionName="outlived",
         Runtime="python3.12",
@@ -102,10 +110,11 @@ def test_an_invocation_that_outlives_its_function_makes_no_log_group(engine):
         Code={"ZipFile": code.getvalue()},
     )
     group = {"logGroupName": "/aws/lambda/outlived"}
-    functions.invoke(FunctionName="outlived", Payload="0")
+    first, second = ({"note": str(tmp_path / str(n)), "seconds": 2 * n} for n in (0, 1))
+    functions.invoke(FunctionName="outlived", Payload=json.dumps(first))
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(functions.invoke, FunctionName="outlived", Payload="2")
-        time.sleep(0.5)  # it runs
+        answer = pool.submit(functions.invoke, FunctionName="outlived", Payload=json.dumps(second))
+        until(Path(second["note"]).exists, "the second invocation runs")
         logs.delete_log_group(**group)
         functions.delete_function(FunctionName="outlived")
         answer.result()

@@ -9,8 +9,19 @@ from datetime import datetime
 import psutil
 import pytest
 from botocore.exceptions import ClientError
-from machines import callback, distributed, ended, machine, queue, receive, receive_token, start, until
-from test_embedded_functions import function
+from machines import (
+    PATIENCE_SECONDS,
+    callback,
+    distributed,
+    ended,
+    machine,
+    queue,
+    receive,
+    receive_token,
+    start,
+    until,
+)
+from test_embedded_functions import count, function
 
 
 def test_max_concurrency_from_a_path(engine):
@@ -27,17 +38,16 @@ def test_max_concurrency_from_a_path(engine):
 def test_no_limit_means_aws_own_limit(engine, mode, limit):
     """Without MaxConcurrency an inline Map runs 40 at once, a distributed one all of these 90."""
     url = queue(engine)
-    states = distributed(callback(url, TimeoutSeconds=4), "Wait")
+    states = distributed(callback(url, TimeoutSeconds=600), "Wait")
     states["Map"]["ItemProcessor"]["ProcessorConfig"]["Mode"] = mode
     sfn = engine.client("stepfunctions")
-    sfn.start_execution(
+    arn = sfn.start_execution(
         stateMachineArn=machine(engine, states, "Map"), input=json.dumps({"items": list(range(90))})
-    )
-    time.sleep(2)
-    depth = engine.client("sqs").get_queue_attributes(
-        QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
-    )
-    assert int(depth["Attributes"]["ApproximateNumberOfMessages"]) == limit
+    )["executionArn"]
+    until_so(lambda: count(engine, url) >= limit)
+    time.sleep(1)  # time enough for others
+    assert count(engine, url) == limit
+    sfn.stop_execution(executionArn=arn)
 
 
 @pytest.mark.parametrize(("tolerated", "status"), [(50, "SUCCEEDED"), (20, "FAILED")])
@@ -161,8 +171,9 @@ def test_what_ends_after_its_execution_was_stopped_counts_for_nothing(engine):
     assert sfn.describe_execution(executionArn=arn)["status"] == "ABORTED"
 
 
-def test_a_stopped_execution_leaves_no_thread(engine):
+def test_a_stopped_execution_leaves_no_thread(own_engine):
     """StopExecution ends the waits of all children at once, however long they would wait."""
+    engine = own_engine
     url = queue(engine)
     states = callback(url, Catch=[]) | {"Nap": {"Type": "Wait", "Seconds": 3600, "End": True}}
     states["Route"] = {
@@ -251,7 +262,7 @@ def children(engine, run: str) -> list[dict]:
 
 def until_so(what: Callable[[], bool]) -> None:
     """Wait until it is so."""
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + PATIENCE_SECONDS
     while not what():
         assert time.monotonic() < give_up
         time.sleep(0.02)

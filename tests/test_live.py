@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from helpers import budget, checks, live, metrics, stack
+from helpers.drills import until
 from helpers.errors import InvalidExperiment, StackError
 from helpers.experiment import Experiment
 from helpers.fleet import Fleet
@@ -505,26 +506,38 @@ def test_warming_gives_that_many_workers(engine):
         assert live.warm(deployed, "WorkerFunction", 5, progress=False) == 5
 
 
-def test_workers_end_with_their_stack(engine):
+def test_workers_end_with_their_stack(own_engine):
     """Run after run, no Lambda worker outlives the function that it served."""
-    server = psutil.Process(engine._own.pid)
-    before = set(server.children(recursive=True))
-    with stack.deploy(engine, "combined") as deployed:
-        live.warm(deployed, "WorkerFunction", 3, progress=False)
-        assert len(set(server.children(recursive=True)) - before) >= 3
-    assert set(server.children(recursive=True)) <= before
+    server = psutil.Process(own_engine._own.pid)
+
+    def children() -> set[psutil.Process]:
+        return set(server.children(recursive=True))
+
+    def used() -> set[psutil.Process]:
+        with stack.deploy(own_engine, "combined") as deployed:
+            live.warm(deployed, "WorkerFunction", 3, progress=False)
+            return children()
+
+    used()  # the process from which workers are forked starts with the first of them
+    before = children()
+    assert len(used() - before) >= 3
+    until(lambda: children() <= before, "the end of the workers")
 
 
 def test_an_interrupted_burst_keeps_what_it_measured(engine, tmp_path, monkeypatch):
     """What was done when Ctrl-C came is on disk, and what was still to be done is not."""
 
-    def interrupt(*_):
-        time.sleep(2)
+    def interrupt(deployed, *_):
+        group = deployed.outputs["WorkerLogGroup"]
+        ended = '{"attempt_ended"'
+        until(
+            lambda: any(ended in line for line in live.log_lines(deployed, group, 0)), "an attempt has ended"
+        )
         raise KeyboardInterrupt
 
     monkeypatch.setattr(live, "RUNS", tmp_path)
     monkeypatch.setattr(live, "_drain", interrupt)
-    experiment = Experiment(100, siphon_share=1, worker_concurrency=2, limited_seconds=0.2)
+    experiment = Experiment(100, siphon_share=1, worker_concurrency=2, limited_seconds=1)
     values = stack.parameters(experiment, "sqs_limited")
     with stack.deploy(engine, "sqs_limited", values) as deployed, pytest.raises(KeyboardInterrupt):
         live.burst(deployed, experiment, progress=False)
