@@ -67,7 +67,7 @@ def meanwhile(act) -> threading.Thread:
 class Somewhere(local.Local):
     """A local engine that nobody serves."""
 
-    name = "embedded"
+    name, health = "embedded", "/"
 
     def _find(self, *given):
         return "http://127.0.0.1:9"
@@ -169,7 +169,7 @@ def test_threads_share_one_client():
 def test_a_refusal_and_an_answer_at_once_are_no_error(monkeypatch):
     """While one thread's call is refused, another's is answered: the engine is there for both."""
     engine = Somewhere()
-    refused = EndpointConnectionError(endpoint_url=engine.endpoint_url)
+    refused = EndpointConnectionError(endpoint_url=engine.endpoint_url, error=ConnectionRefusedError())
     answered = []
 
     def clock() -> float:
