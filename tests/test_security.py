@@ -27,7 +27,7 @@ import yaml
 
 from helpers import cli, notebooks, stack, sweep, values
 from helpers.commands import keeping
-from helpers.engines import connect, local, localstack
+from helpers.engines import aws, connect, local, localstack
 from helpers.engines.embedded import Server
 from helpers.errors import EngineError, LabError, SweepError
 from helpers.experiment import Experiment
@@ -302,20 +302,15 @@ def test_no_file_and_no_output_has_a_credential(planted):
 
 
 def test_no_process_of_a_local_engine_is_given_a_credential(planted):
-    """The engine, its workers and a fleet have dummy credentials, and none of the other variables."""
+    """The engine, its workers and a fleet have the engine's own keys, and none of the other variables."""
+    own = planted.server.credentials.variables()
     for kind, environments in planted.watched.environments.items():
         assert environments, kind
         for environment in map(json.loads, environments):
             assert planted_in(json.dumps(environment)) == []
-            assert (
-                not set(PLANTED) - set(local.DUMMY) & set(environment)
-                or {
-                    name: text
-                    for name, text in environment.items()
-                    if name in PLANTED and name not in local.DUMMY
-                }
-                == {}
-            )
+            assert {name: own.get(name) for name in PLANTED if name in environment} == {
+                name: environment[name] for name in PLANTED if name in environment
+            }
 
 
 def test_a_function_sees_no_credential(planted):
@@ -352,6 +347,7 @@ def test_errors_of_an_account_have_no_credential(tmp_path, monkeypatch, capsys):
     for name, text in PLANTED.items():
         monkeypatch.setenv(name, text)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv(aws.CONFIRMED, "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     (tmp_path / "config").write_text("[profile planted-profile]\nregion = us-east-1\n")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
@@ -564,8 +560,12 @@ EXECUTES = {
     "yaml.full_load": set(),
     # Names of the lab's own modules' parameters, for typer.
     "eval_str": {"helpers/commands/places.py"},
-    # The workers' handlers, by their paths in infra/.
-    "exec_module": {"helpers/fleet_worker.py"},
+    # The workers' handlers, by their paths in infra/, and the guard, by its path beside the programs.
+    "exec_module": {
+        "helpers/fleet_worker.py",
+        "helpers/engines/embedded_server/walls.py",
+        "helpers/engines/localstack_server/walls.py",
+    },
 }
 """What makes code of data or runs a shell, and the files that may use it."""
 
