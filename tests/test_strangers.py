@@ -258,6 +258,7 @@ def test_a_terminal_is_sent_lines_of_plain_text(arguments, status):
     os.close(here)
     assert status == process.wait()
     assert unsafe(printed.decode().replace("\r\n", "\n"), keep="\n") == []
+    assert (b"\\x1b" in printed) == (arguments == ["hostile"])
     assert ("ValueError" in printed.decode()) == (arguments == ["hostile"])
 
 
