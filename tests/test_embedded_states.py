@@ -253,3 +253,24 @@ def test_a_condition_holds_until_its_update_is_done():
     command = [sys.executable, "-c", AT_ONCE, folder]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ran.stdout.split()[-1:] == ["10"], ran.stderr
+
+
+HALF_ENDED = """
+import sys, threading
+from types import SimpleNamespace
+sys.path.insert(0, sys.argv[1])
+import states
+execution = {"status": "SUCCEEDED", "output": None, "stopDate": None}
+threading.Timer(0.2, execution.update, kwargs={"output": "1", "stopDate": "now"}).start()
+sfn = SimpleNamespace(_executions={"arn": execution})
+describe = states.ends_as_a_whole(sfn, lambda data: sfn._executions.get(data["executionArn"], {}).copy())
+print([describe({"executionArn": arn}).get("output") for arn in ("arn", "none")])
+"""
+
+
+def test_an_execution_that_has_ended_has_its_output():
+    """Whoever is told that an execution has succeeded is told its output and its time, too."""
+    folder = str(Path(embedded.__file__).with_name("embedded_server"))
+    command = [sys.executable, "-c", HALF_ENDED, folder]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "['1', None]\n", ran.stderr
