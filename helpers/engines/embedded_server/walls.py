@@ -3,8 +3,6 @@
 It runs in the event loop, before ministack sees a request. The answers carry no CORS headers.
 """
 
-import asyncio
-import contextlib
 import hmac
 import importlib.util
 import os
@@ -13,9 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-DRAIN_SECONDS = 10.0
-"""How long the body of a refused request is read and thrown away, so that its sender reads the refusal."""
 
 Step = Callable[..., Any]
 
@@ -81,7 +76,7 @@ def guarded(app: Step, walls: Any) -> Step:
                 receive = await whole_body(receive, signature)
         except guard.Refusal as refusal:
             if scope["type"] == "http":
-                await refuse(scope, receive, send, refusal)
+                await refuse(scope, send, refusal)
             else:
                 await send({"type": "websocket.close", "code": 1008})
             return
@@ -111,16 +106,12 @@ async def whole_body(receive: Step, signature: Any) -> Step:
     return again
 
 
-async def refuse(scope: dict[str, Any], receive: Step, send: Step, refusal: Any) -> None:
-    """Answer with the refusal, and then throw away what of the body is still to come."""
+async def refuse(scope: dict[str, Any], send: Step, refusal: Any) -> None:
+    """Answer with the refusal; hypercorn then closes the connection of a body that was not read."""
     headers, body = refusal.answer(scope["headers"])
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     body = b"" if scope["method"] == "HEAD" else body
     await send({"type": "http.response.body", "body": body})
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while (message := await receive())["type"] == "http.request" and message.get("more_body"):
-                pass
 
 
 def without_cors(send: Step) -> Step:
