@@ -35,10 +35,13 @@ def executable() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-# Not for the session: as long as it is there, its thread has a running event loop, and others need their own.
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    """The system's Chromium, windowless; where there is none it skips, or fails with LAB_TEST_BROWSER=1."""
+@contextmanager
+def launched(arguments: list[str]) -> Iterator["Browser"]:
+    """Start the system's Chromium, windowless; where there is none skip, or fail with LAB_TEST_BROWSER=1.
+
+    Args:
+        arguments: The browser's own, on its command line.
+    """
     found = executable()
     if not found:
         (pytest.fail if os.environ.get("LAB_TEST_BROWSER") else pytest.skip)(MISSING)
@@ -46,9 +49,17 @@ def browser() -> Iterator["Browser"]:
 
     with sync_playwright() as playwright:
         # Without a sandbox, as Playwright does unless told otherwise: root can have none.
-        launched = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield launched
-        launched.close()
+        started = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield started
+        started.close()
+
+
+# Not for the session: as long as it is there, its thread has a running event loop, and others need their own.
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """The system's Chromium, to which no other machine is there."""
+    with launched(ARGUMENTS) as started:
+        yield started
 
 
 @contextmanager
