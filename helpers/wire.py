@@ -1,12 +1,14 @@
 """Faults on the wire: throttled, failed, slow and cut calls, between clients or workers and an engine.
 
 The proxy is microburst, which answers as the service itself would: SDKs see AWS's own error codes and
-statuses, and retry as they do there.
+statuses, and retry as they do there. Of microburst only the proxy is served, not its control plane, and the
+engine's guard stands before it, too: see `Walls`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,11 +19,12 @@ from typing import Any, Self
 import aiohttp
 import pandas as pd
 from aiohttp import web
-from microburst.app import make_app
 from microburst.core.pipeline import Microburst
+from microburst.forward import Upstream
 
 from helpers.engines import connect
 from helpers.engines.base import Engine
+from helpers.engines.guard import SIGNED_HOST, Credentials, Fields, Guard, Pages, Refusal
 from helpers.engines.local import HOST, Local
 from helpers.errors import EngineError
 from helpers.stack import Stack
@@ -38,6 +41,8 @@ THROTTLED = {
 WRITTEN_FOR = "0.10.0"
 """The release of microburst whose upstream session `Wire` replaces; pyproject.toml pins the same."""
 KINDS = ("throttled", "failed", "slow", "reset", "unanswered")
+BODY = web.RequestKey("body", bytes)
+"""Where the walls keep the body of a request that they have read."""
 CHANGE_SECONDS = 10
 """How long the proxy may take to start or to end."""
 
@@ -99,6 +104,66 @@ class Fault:
         return {"response": {"abort_bytes": 0}}
 
 
+class Walls:
+    """The guard before the proxy: the same walls as before the engine, at the proxy's own port.
+
+    They refuse a request before microburst sees it, so that a stranger causes no fault either. A request is
+    checked as its caller signed it, for the proxy's address; the engine checks it once more, by the host that
+    `Onward` names. The calls of a role's session on an engine that enforces IAM are refused: only the engine
+    knows their secrets. An engine without credentials of the lab's gets the wall against pages alone.
+
+    Args:
+        port: The proxy's port.
+        credentials: Those of the engine, if it has any.
+    """
+
+    def __init__(self, port: int, credentials: Credentials | None) -> None:
+        self._pages = Pages(port)
+        self._guard: Guard | None = None
+        if credentials:
+            self._guard = Guard(port, {credentials.access_key: credentials.secret_key}.get)
+
+    @web.middleware
+    async def guarded(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Refuse a request, or hand it to the proxy; aiohttp calls this once it has read the headers."""
+        try:
+            await self._check(request)
+        except Refusal as refusal:
+            headers, body = refusal.answer(request.raw_headers)
+            named = {name.decode(): value.decode() for name, value in headers}
+            return web.Response(status=refusal.status, headers=named, body=body)
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async def _check(self, request: web.Request) -> None:
+        if not self._guard:
+            self._pages.check(request.method, request.raw_path, Fields(request.raw_headers))
+            return
+        signature = self._guard.admit(request.method, request.raw_path, request.raw_headers)
+        if signature.needs_body:
+            body = await request.read()
+            signature.verify(body)
+            request[BODY] = body
+
+
+class Onward(Upstream):  # type: ignore[misc]
+    """The way from the proxy to the engine."""
+
+    async def relay(self, request: web.Request, body: bytes | None, *more: Any, **named: Any) -> Any:
+        """Send a request on, with its body though the walls have read it."""
+        return await super().relay(request, request.get(BODY) if body is None else body, *more, **named)
+
+    def _outbound_headers(self, request: web.Request) -> dict[str, str]:
+        headers: dict[str, str] = super()._outbound_headers(request)
+        return headers | {SIGNED_HOST: request.headers["Host"]}
+
+
+async def _without_cors(request: web.Request, response: web.StreamResponse) -> None:
+    """Leave out the headers by which an engine lets pages of other sites read its answers."""
+    for name in [name for name in response.headers if name.lower().startswith("access-control-")]:
+        del response.headers[name]
+
+
 class Wire:
     """A proxy on 127.0.0.1 between callers and an engine; a context manager, running once entered.
 
@@ -125,6 +190,8 @@ class Wire:
         self._before = engine
         self._faults = faults
         self._proxy = Microburst(engine.endpoint_url, resign=False, fired_capacity=100_000)
+        self._proxy.upstream = Onward(engine.endpoint_url, stats=self._proxy.stats)
+        self._credentials = engine.credentials
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
 
@@ -160,7 +227,9 @@ class Wire:
         self._thread.start()
         try:
             self.endpoint_url = self._soon(self._start())
-            self.engine = connect(self._before.name, endpoint=self.endpoint_url)
+            self.engine = connect(
+                self._before.name, endpoint=self.endpoint_url, credentials=self._credentials
+            )
             self.change(*self._faults)
         except BaseException:
             self.close()
@@ -180,19 +249,24 @@ class Wire:
         self._loop.close()
 
     async def _start(self) -> str:
-        self._runner = web.AppRunner(
-            make_app(self._proxy), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
-        )
+        listening = socket.create_server((HOST, 0))
+        port = listening.getsockname()[1]
+        walls = Walls(port, self._credentials)
+        app = web.Application(middlewares=[walls.guarded], client_max_size=0)  # 0: as the engine, no limit
+        app.on_startup.append(self._proxy.start)
+        app.on_cleanup.append(self._proxy.stop)
+        app.on_response_prepare.append(_without_cors)
+        app.router.add_route("*", "/{tail:.*}", self._proxy.handle_proxy)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        # Its own session has 100 connections, which the long polls of a fleet use up.
+        # Its own session has 100 connections, which the long polls of a fleet use up, and adds a header.
         await self._proxy.upstream.session.close()
         self._proxy.upstream.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False
+            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, skip_auto_headers=["Content-Type"]
         )
-        site = web.TCPSite(self._runner, HOST, 0)
-        await site.start()
+        await web.SockSite(self._runner, listening).start()
         # By name: of an address microburst would ask for seconds which of all AWS's services it belongs to.
-        return f"http://localhost:{self._runner.addresses[0][1]}"
+        return f"http://localhost:{port}"
 
     def _soon(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CHANGE_SECONDS)

@@ -32,6 +32,8 @@ from botocore.credentials import Credentials as Signer
 
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
 """The names of this machine by which an engine may be called."""
+SIGNED_HOST = "x-lab-signed-host"
+"""The header by which a proxy on this machine names the host that its caller signed."""
 CONTROL = re.compile(r"/*(_[^/]*|health)(/|$)")
 """The paths of an emulator's own endpoints, such as /_ministack/reset: those of no AWS service."""
 SKEW = timedelta(minutes=15)
@@ -158,6 +160,25 @@ class Fields:
     def get_all(self, name: str) -> list[str]:
         """Return every value of the header with this name."""
         return self._values.get(name.lower(), [])
+
+    def as_signed(self) -> Fields:
+        """Return these headers with the host that the caller signed, where a proxy has sent them on.
+
+        Raises:
+            Refusal: That host is not of this machine.
+        """
+        hosts = self.get_all(SIGNED_HOST)
+        if not hosts:
+            return self
+        if len(hosts) != 1 or hosts[0].rpartition(":")[0] not in HOSTS:
+            raise Refusal(
+                "AccessDenied",
+                f"{SIGNED_HOST} {', '.join(map(_shown, hosts))}: must be one of {', '.join(HOSTS)} with a "
+                "port; send the request without it",
+            )
+        fields = Fields(())
+        fields._values = self._values | {"host": hosts}
+        return fields
 
     def only(self, names: Iterable[str]) -> Fields:
         """Return the headers with these names."""
@@ -294,6 +315,7 @@ class Guard(Pages):
         """
         headers = Fields(raw)
         self.check(method, target, headers)
+        headers = headers.as_signed()
         path, _, query = target.partition("?")
         if self.any_credentials and not CONTROL.match(unquote(path)):
             return Signature(False, _nothing)
