@@ -21,6 +21,7 @@ import pandas as pd
 from aiohttp import web
 from microburst.core.pipeline import Microburst
 from microburst.forward import Upstream
+from yarl import URL
 
 from helpers.engines import connect
 from helpers.engines.base import Engine
@@ -158,6 +159,23 @@ class Onward(Upstream):  # type: ignore[misc]
         return headers | {SIGNED_HOST: request.headers["Host"]}
 
 
+class Session:
+    """An HTTP client that sends a path as it came: aiohttp's own would encode it anew, which S3's signature
+    does not allow.
+    """
+
+    def __init__(self) -> None:
+        # aiohttp's default of 100 connections is used up by the long polls of a fleet.
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, skip_auto_headers=["Content-Type"]
+        )
+        self.close = self._client.close
+
+    async def request(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
+        """Send a request; the options are those of aiohttp."""
+        return await self._client.request(method, URL(url, encoded=True), **options)
+
+
 async def _without_cors(request: web.Request, response: web.StreamResponse) -> None:
     """Leave out the headers by which an engine lets pages of other sites read its answers."""
     for name in [name for name in response.headers if name.lower().startswith("access-control-")]:
@@ -259,11 +277,8 @@ class Wire:
         app.router.add_route("*", "/{tail:.*}", self._proxy.handle_proxy)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        # Its own session has 100 connections, which the long polls of a fleet use up, and adds a header.
         await self._proxy.upstream.session.close()
-        self._proxy.upstream.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, skip_auto_headers=["Content-Type"]
-        )
+        self._proxy.upstream.session = Session()
         await web.SockSite(self._runner, listening).start()
         # By name: of an address microburst would ask for seconds which of all AWS's services it belongs to.
         return f"http://localhost:{port}"

@@ -34,6 +34,8 @@ HOSTS = ("127.0.0.1", "localhost", "[::1]")
 """The names of this machine by which an engine may be called."""
 SIGNED_HOST = "x-lab-signed-host"
 """The header by which a proxy on this machine names the host that its caller signed."""
+SIGNABLE = re.compile(rf"({'|'.join(map(re.escape, HOSTS))}):\d{{1,5}}", re.ASCII)
+"""The hosts that it may name."""
 CONTROL = re.compile(r"/*(_[^/]*|health)(/|$)")
 """The paths of an emulator's own endpoints, such as /_ministack/reset: those of no AWS service."""
 SKEW = timedelta(minutes=15)
@@ -170,7 +172,7 @@ class Fields:
         hosts = self.get_all(SIGNED_HOST)
         if not hosts:
             return self
-        if len(hosts) != 1 or hosts[0].rpartition(":")[0] not in HOSTS:
+        if len(hosts) != 1 or not SIGNABLE.fullmatch(hosts[0]):
             raise Refusal(
                 "AccessDenied",
                 f"{SIGNED_HOST} {', '.join(map(_shown, hosts))}: must be one of {', '.join(HOSTS)} with a "
