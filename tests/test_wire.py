@@ -5,6 +5,7 @@ import io
 import os
 import re
 import threading
+import zipfile
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
@@ -280,13 +281,16 @@ def test_any_body_and_any_key_reaches_the_engine_as_it_was_signed(engine):
             )
             status, _, told = asked(wire, method[:3].upper(), f"{url.path}?{url.query}", body)
             assert (status, told or body) == (200, b"presigned")
+        package = io.BytesIO()
+        with zipfile.ZipFile(package, "w") as file:
+            file.writestr("index.py", os.urandom(5 * 2**20))
         functions = client(wire, "lambda")
         functions.create_function(
             FunctionName="test-large",
             Runtime="python3.13",
             Role="arn:aws:iam::000000000000:role/any",
             Handler="index.handler",
-            Code={"ZipFile": os.urandom(5 * 2**20)},
+            Code={"ZipFile": package.getvalue()},
         )
         functions.delete_function(FunctionName="test-large")
         s3.delete_objects(
