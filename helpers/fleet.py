@@ -73,7 +73,7 @@ class Fleet:
         try:
             for settings in self._settings:
                 with acquiring("the fleet", StackError):
-                    self._errors = self._errors or tempfile.TemporaryFile("a+")
+                    self._errors = self._errors or tempfile.TemporaryFile("a+", errors="replace")
                     process = subprocess.Popen(
                         [sys.executable, "-P", str(PROGRAM)],  # not as a module: it needs none of the lab
                         stdin=subprocess.PIPE,

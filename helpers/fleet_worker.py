@@ -1,7 +1,9 @@
 """One process of the worker fleet: threads that poll a queue or an activity and run the worker's handler.
 
-Started by `helpers.fleet.Fleet`, which describes the workers in one line of JSON on standard input; what
-the handler prints goes to standard output, line by line. It ends when standard input does.
+Started by `helpers.fleet.Fleet`, which describes the workers in one line of JSON on standard input and reads
+the handler's records, a line of JSON each, from standard output. It ends when standard input does. Both are
+moved to descriptors of their own before the handler is loaded: what it prints goes to standard error, with
+what its child processes print, and its standard input is empty.
 """
 
 import importlib.util
@@ -13,7 +15,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 import boto3
 from botocore.config import Config
@@ -42,18 +44,18 @@ def record(message: dict[str, Any], queue_arn: str) -> dict[str, Any]:
     }
 
 
-def work(turn: Callable[[Any], None], number: int) -> None:
+def work(turn: Callable[[Any], None], number: int, tell: Callable[[dict[str, Any]], None]) -> None:
     """One worker's life: turns, whatever becomes of each.
 
     After one that failed it goes on as Lambda does: a message that was not deleted comes again after its
     visibility timeout. One that ended in the middle is replaced by another, as a service does for containers.
     """
-    context = SimpleNamespace(log_stream_name=f"fleet-{number}")
+    context = SimpleNamespace(log_stream_name=f"fleet-{number}", tell=tell)
     while True:
         try:
             turn(context)
         except (Exception, SystemExit) as error:
-            print(json.dumps({"turn_failed": context.log_stream_name, "error": repr(error)}))
+            tell({"turn_failed": context.log_stream_name, "error": repr(error)})
             time.sleep(PAUSE_SECONDS)
 
 
@@ -107,7 +109,7 @@ def of_activity(handler: Any, settings: dict[str, Any]) -> Callable[[Any], None]
 
 
 class WholeLines:
-    """Standard output for threads: passes on whole lines only, so that they cannot interleave."""
+    """A text stream for threads: passes on whole lines only, so that they cannot interleave."""
 
     def __init__(self, output: Any) -> None:
         self._output, self._writing = output, threading.Lock()
@@ -127,20 +129,39 @@ class WholeLines:
         """Whole lines are flushed as they are written."""
 
 
+def own_channels() -> tuple[TextIO, TextIO]:
+    """Take standard input and output away from the handler; return them, for what `Fleet` asks and reads.
+
+    Children inherit neither, and one that the handler forks without a program of its own loses both.
+    """
+    control, records = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    os.register_at_fork(after_in_child=lambda: [os.dup2(nothing, end, False) for end in (control, records)])
+    return os.fdopen(control), os.fdopen(records, "w")
+
+
 def main() -> None:
     """Run the workers that standard input describes until standard input ends."""
-    settings = json.loads(sys.stdin.readline())
+    control, output = own_channels()
+    records = WholeLines(output)
+
+    def tell(record: dict[str, Any]) -> None:
+        records.write(json.dumps(record) + "\n")
+
+    sys.stdout = WholeLines(sys.stdout)
+    settings = json.loads(control.readline())
     spec = importlib.util.spec_from_file_location("worker", settings["handler"])
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     turn = (of_activity if "activity_arn" in settings else of_queue)(module.handler, settings)
-    sys.stdout = WholeLines(sys.stdout)
-    print("ready")  # first: a queue that holds messages already has the workers print at once
+    records.write("ready\n")  # first: a queue that holds messages already has the workers tell at once
     for number in range(settings["first"], settings["first"] + settings["workers"]):
-        threading.Thread(target=work, args=(turn, number), daemon=True).start()
-    sys.stdin.read()
+        threading.Thread(target=work, args=(turn, number, tell), daemon=True).start()
+    control.read()
     os._exit(0)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 import time
 import uuid
@@ -59,6 +60,13 @@ SENDERS = 8
 EMPTY_SECONDS = 0.5
 """How long a queue must report itself empty: its counts are approximate."""
 TIMEOUTS = ("States.Timeout", "States.HeartbeatTimeout")
+RECORDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "attempt_started": {"start": (int, float)},
+    "attempt_ended": {"end": (int, float), "outcome": (str,)},
+}
+"""The records of an attempt in a worker's log, and what each has beside item, attempt and worker."""
+NAMES: dict[str, tuple[type, ...]] = {"item": (int,), "attempt": (int,), "worker": (str,)}
+"""The fields that name an attempt, each with its types; times are epoch seconds."""
 Attempts = dict[tuple[int, int, str], dict[str, Any]]
 """Attempts by item, number and worker, each with its times in epoch seconds."""
 _SPOILT: ContextVar[Mapping[int, Mapping[str, Any]] | None] = ContextVar("_SPOILT", default=None)
@@ -890,11 +898,14 @@ def attempt_key(attempt: dict[str, Any]) -> tuple[int, int, str]:
 
 
 def parse_log(lines: Iterable[str]) -> Attempts:
-    """Attempts by item, number and worker; one that started and never ended is `lost`."""
-    said: dict[str, Attempts] = {"attempt_started": {}, "attempt_ended": {}}
+    """Attempts by item, number and worker; one that started and never ended is `lost`.
+
+    What the workers' code prints lies in the same log: whatever is no record of theirs is passed over.
+    """
+    said: dict[str, Attempts] = {what: {} for what in RECORDS}
     for line in lines:
-        if line.startswith('{"attempt_'):
-            ((what, attempt),) = json.loads(line).items()
+        if found := _record(line):
+            what, attempt = found
             said[what][attempt_key(attempt)] = attempt
     attempts: Attempts = {}
     for key, started in said["attempt_started"].items():
@@ -903,6 +914,23 @@ def parse_log(lines: Iterable[str]) -> Attempts:
         counts = ended.get("end", 0.0) >= started["start"]
         attempts[key] = {"end": float("nan"), "outcome": "lost"} | started | (ended if counts else {})
     return attempts
+
+
+def _record(line: str) -> tuple[str, dict[str, Any]] | None:
+    """Return the kind and the content of the record that a log's line ends with, or None.
+
+    Text that was printed without a line break stands before it.
+    """
+    for what, fields in RECORDS.items():
+        if (begin := line.find(f'{{"{what}": ')) < 0:
+            continue
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+            record = json.loads(line[begin:])
+            attempt = record[what]
+            whole = all(type(attempt[name]) in types for name, types in (NAMES | fields).items())
+            if whole and len(record) == 1 and math.isfinite(attempt.get("end", attempt.get("start"))):
+                return what, attempt
+    return None
 
 
 def log_lines(stack: Stack, group: str, since: float) -> Iterator[str]:

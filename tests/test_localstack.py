@@ -1,5 +1,6 @@
 """LocalStack and endpoints of one's own: found, kept, refused, and held to the same laws."""
 
+import importlib.util
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -448,3 +450,70 @@ def test_a_function_that_fails_says_how(call, do, kind):
     error, after = call("return")
     assert error is None
     assert (do == "raise") == (after["pid"] == before)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "print(FORGED)",
+        "os.write(0, FORGED.encode())",
+        "subprocess.run(['sh', '-c', 'echo forged >&0'])",
+        "assert sys.stdin.read() == ''; assert subprocess.check_output(['cat']) == b''",
+        "os.fork() or 'forged'",
+        "[stream.close() for stream in (sys.stdin, sys.stdout, sys.stderr)]",
+        "'gone' in globals() or globals().update(gone=os.closerange(0, 3))",
+        "raise KeyError(sys.stderr.close())",
+    ],
+)
+def test_a_process_answers_over_a_channel_of_its_own(tmp_path, monkeypatch, line):
+    """What a handler prints, reads, closes or forks changes no answer; a child process gets no channel."""
+    code = 'import os, subprocess, sys\nFORGED = \'{"result": "forged"}\\n\'\n'
+    (tmp_path / "index.py").write_text(f"{code}def handler(event, context):\n    {line}\n    return event\n")
+    names = ("FUNCTION_NAME", "FUNCTION_VERSION", "LOG_GROUP_NAME", "LOG_STREAM_NAME", "FUNCTION_MEMORY_SIZE")
+    environment = {f"AWS_LAMBDA_{name}": "x" for name in names} | {"AWS_LAMBDA_FUNCTION_TIMEOUT": "9"}
+    function = SimpleNamespace(
+        config=SimpleNamespace(code=SimpleNamespace(get_unzipped_code_location=lambda: tmp_path), timeout=30)
+    )
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    ran = executor().ProcessRuntimeExecutor()
+    ran.function_version = function
+    ran.start(environment | {"_HANDLER": "index.handler"})
+    try:
+        for n in range(3):
+            event = {"invoke-id": "i", "invoked-function-arn": "arn", "payload": json.dumps(n)}
+            answer = ran.invoke(event)
+            if "raise" in line:
+                assert json.loads(answer.payload)["errorType"] in ("KeyError", "ValueError")
+            else:
+                assert (answer.is_error, json.loads(answer.payload)) == (False, n)
+    finally:
+        ran.stop()
+
+
+def executor():
+    """processes.py, which runs in LocalStack's Python, with stand-ins for what it imports from there."""
+    stand_in = SimpleNamespace(
+        RuntimeExecutor=object,
+        InvocationResult=lambda *given, **named: SimpleNamespace(payload=given[1], **named),
+    )
+    invocation = "localstack.services.lambda_.invocation"
+    modules = {
+        "localstack": SimpleNamespace(config=None),
+        "localstack.services": None,
+        "localstack.services.lambda_": None,
+        invocation: SimpleNamespace(runtime_executor=stand_in),
+        f"{invocation}.executor_endpoint": SimpleNamespace(StatusErrorException=RuntimeError),
+        f"{invocation}.lambda_models": SimpleNamespace(
+            FunctionVersion=object, InvocationResult=stand_in.InvocationResult
+        ),
+        f"{invocation}.plugins": SimpleNamespace(RuntimeExecutorPlugin=object),
+        "plux": SimpleNamespace(PluginFinder=object, PluginSpecResolver=object),
+    }
+    path = Path(localstack.Server.program) / "processes.py"
+    spec = importlib.util.spec_from_file_location("processes_of_localstack", path)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, content in modules.items():
+            patch.setitem(sys.modules, name, content or SimpleNamespace(__path__=[]))
+        spec.loader.exec_module(module)
+    return module

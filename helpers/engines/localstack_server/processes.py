@@ -50,8 +50,9 @@ class ProcessRuntimeExecutor(runtime_executor.RuntimeExecutor):  # type: ignore[
         self.channel, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", WORKER],
-                stdin=theirs.fileno(),
+                [sys.executable, "-P", "-u", WORKER, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
                 stdout=self.log,
                 stderr=self.log,
                 cwd=code.get_unzipped_code_location(),

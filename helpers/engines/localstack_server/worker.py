@@ -1,7 +1,8 @@
 """One Lambda execution environment: imports the handler, then answers events until its channel closes.
 
-Started by processes.py in the function's code folder. Standard input is a socket: an event comes as one line
-of JSON, and so does each answer go back. What the handler prints goes to the log.
+Started by processes.py in the function's code folder. The first argument is the descriptor of a socket, on
+which an event comes as one line of JSON, and each answer goes back as one. What the handler and its child
+processes print goes to the log, and their standard input is empty.
 """
 
 import importlib
@@ -32,10 +33,15 @@ def milliseconds_until(moment: float) -> int:
 
 def main() -> None:
     """Answer until the other side is gone."""
-    channel = socket.socket(fileno=sys.stdin.fileno()).makefile("rw")
+    number = int(sys.argv.pop(1))
+    os.set_inheritable(number, False)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    # A process that the handler forks without a program of its own could answer in this one's place.
+    os.register_at_fork(after_in_child=lambda: os.dup2(nothing, number, inheritable=False))
+    channel = socket.socket(fileno=number).makefile("rw")
+    log = os.fdopen(os.dup(2), "w")  # though the handler closes its own
 
     def tell(answer: dict[str, Any]) -> None:
-        sys.stdout.flush()
         channel.write(json.dumps(answer) + "\n")
         channel.flush()
 
@@ -63,7 +69,8 @@ def main() -> None:
         try:
             tell({"result": json.dumps(handler(json.loads(call["payload"]), context))})
         except Exception as raised:
-            traceback.print_exc()
+            traceback.print_exc(file=log)
+            log.flush()
             tell({"error": error(raised)})
 
 

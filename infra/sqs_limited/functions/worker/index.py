@@ -4,7 +4,8 @@ Runs as the Lambda function behind the event source mapping and, unchanged, in t
 A message without a token is work that nobody waits for: it is done and not answered.
 
 Each attempt is logged as two JSON lines, at its start and at its end, so that an attempt that
-was killed in the middle is still on record.
+was killed in the middle is still on record. In the fleet these records have a channel of their own,
+`context.tell`; Lambda has only the log, which they share with whatever `do` prints.
 """
 
 import contextlib
@@ -52,19 +53,26 @@ def do(item, attempt):
 
 def handler(event, context):
     """Return the messages that must come again, as ReportBatchItemFailures expects them."""
+    tell = getattr(context, "tell", log)
     if "Records" not in event:
         with contextlib.suppress(ClientError):  # the call only opens the connection that answers take
             step_functions.send_task_heartbeat(taskToken="warm")
         time.sleep(event["warm_seconds"])
-        print(json.dumps({"warm": context.log_stream_name}))
+        tell({"warm": context.log_stream_name})
         return {"worker": context.log_stream_name}
     records = event["Records"]
     with heartbeats(records) as waiting:
-        again = [record for record in records if not finish(record, context.log_stream_name, waiting)]
+        worker = context.log_stream_name
+        again = [record for record in records if not finish(record, worker, waiting, tell)]
     return {"batchItemFailures": [{"itemIdentifier": record["messageId"]} for record in again]}
 
 
-def finish(record, worker, waiting):
+def log(record):
+    """Print a record as a line of JSON."""
+    print(json.dumps(record), flush=True)
+
+
+def finish(record, worker, waiting, tell):
     """Do one message's task and answer; True when the message may be deleted."""
     try:
         message = json.loads(record["body"])
@@ -78,10 +86,10 @@ def finish(record, worker, waiting):
         }
         enqueued = int(record["attributes"]["SentTimestamp"]) / 1000
     except NOT_A_TASK as error:
-        print(json.dumps({"not_a_task": record["messageId"], "error": repr(error)}), flush=True)
+        tell({"not_a_task": record["messageId"], "error": repr(error)})
         return False  # nobody to tell: after maxReceiveCount it lies in the dead-letter queue
     start = time.time()
-    print(json.dumps({"attempt_started": about | {"enqueued": enqueued, "start": start}}), flush=True)
+    tell({"attempt_started": about | {"enqueued": enqueued, "start": start}})
     done = True
     try:
         try:
@@ -97,11 +105,11 @@ def finish(record, worker, waiting):
             outcome = "late"
     except Exception as error:
         end, outcome, done = time.time(), "failed", False
-        print(json.dumps({"redelivery": about | {"error": repr(error)}}), flush=True)
+        tell({"redelivery": about | {"error": repr(error)}})
         hide(record)
     finally:
         waiting.pop(token, None)
-    print(json.dumps({"attempt_ended": about | {"end": end, "outcome": outcome}}), flush=True)
+    tell({"attempt_ended": about | {"end": end, "outcome": outcome}})
     return done
 
 
