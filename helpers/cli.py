@@ -35,7 +35,7 @@ from helpers.values import loaded
 
 ROOT = Path(__file__).parents[1]
 JUPYTER = Path(__file__).with_name("jupyter")
-"""Settings of JupyterLab: without its announcements, for which it would ask jupyter.org."""
+"""Settings of JupyterLab: without its announcements, for which it would ask jupyter.org; its kernel."""
 REPORT = "05_benchmark_concurrency"
 """The notebook that also reports on a finished sweep."""
 
@@ -235,7 +235,9 @@ def test(context: typer.Context) -> None:
 
     Example: ./lab test -k combined
     """
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "pytest", *context.args], cwd=ROOT).returncode)
+    raise typer.Exit(
+        subprocess.run([sys.executable, "-P", "-m", "pytest", *context.args], cwd=ROOT).returncode
+    )
 
 
 @app.command("open")
@@ -253,12 +255,17 @@ def open_lab(
 
     Example: ./lab open -- --no-browser --port 8899
     """
-    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]
+    command = [sys.executable, "-P", "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]
     command += [f"--ServerApp.root_dir={notebooks.NOTEBOOKS}", "--LabApp.extension_manager=readonly"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     paths = [str(JUPYTER), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
-    environment = {"JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
+    # Its kernel starts with -P, too: from the folder of a notebook come only the modules that it imports.
+    kernels = [str(JUPYTER / "share"), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    environment = {
+        "JUPYTER_CONFIG_PATH": os.pathsep.join(paths),
+        "JUPYTER_PATH": os.pathsep.join(kernels),
+    }
     with place.shared(RUNS / f"open-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") as connected:
         typer.echo(f"engine {place.name} at {connected.endpoint_url}")
         with subprocess.Popen([*command, *(arguments or [])], env=os.environ | environment) as server:

@@ -480,7 +480,7 @@ def _legend() -> str:
 
 def _drawn(dot: str, form: str) -> bytes:
     """What Graphviz makes of it; in a process of its own, whose end would not be that of a notebook."""
-    command = [sys.executable, "-c", DRAW, form]
+    command = [sys.executable, "-P", "-c", DRAW, form]
     ran = subprocess.run(command, input=dot.encode(), capture_output=True, check=False)
     if ran.returncode == 0:
         return ran.stdout

@@ -350,9 +350,12 @@ class _Kernel(AsyncKernelManager):
         inherited = os.environ.get("PYTHONPATH")
         return KernelSpec(
             argv=[
-                *(sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
+                *(sys.executable, "-P", "-m", "ipykernel_launcher", "-f", "{connection_file}"),
                 # A kernel without the extension would lose the exceptions of threads: it must not start.
                 *(f"--ext={__name__}", "--InteractiveShellApp.reraise_ipython_extension_failures=True"),
+                # The notebook's folder comes last, see `load_ipython_extension`: nothing in it is taken for a
+                # module of the lab's or of an installed package.
+                "--InteractiveShellApp.ignore_cwd=True",
                 # Else one kernel in ten reports the interrupt that every shutdown begins with as an error.
                 "--IPKernelApp.log_level=CRITICAL",
             ],
@@ -407,6 +410,7 @@ def load_ipython_extension(shell: Any) -> None:
         # The kernel would end, and be found dead before what it has said of the cell is read.
         raise SystemExit("exit or quit")
 
+    sys.path.append("")
     shell.ask_exit = ask_exit
     threading.Thread.start = start_in_cell  # type: ignore[method-assign]
     threading.excepthook = keep

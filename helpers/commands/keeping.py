@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError
 
 from helpers.engines import connect, embedded, local, localstack
 from helpers.errors import EngineError, LabError
+from helpers.notebooks import NOTEBOOKS
 
 engine_app = typer.Typer(no_args_is_help=True, help="Keep a local engine running, e.g. for JupyterLab.")
 
@@ -179,7 +180,12 @@ def _kernel() -> str:
     from jupyter_client.manager import start_new_kernel  # half a second, which only this command needs
 
     try:
-        manager, client = start_new_kernel(kernel_name=KERNEL, stderr=subprocess.DEVNULL)
+        manager, client = start_new_kernel(
+            kernel_name=KERNEL,
+            stderr=subprocess.DEVNULL,
+            cwd=str(NOTEBOOKS),  # not in the caller's folder, whose modules it would import
+            env=os.environ | {"PYTHONSAFEPATH": "1"},
+        )
     except Exception as error:  # a kernel that is not there, cannot be started, or dies: all have their own
         raise EngineError(
             f"does not start ({error}); remove the .venv folder and run `./lab` again"

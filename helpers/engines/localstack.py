@@ -131,9 +131,9 @@ def install(home: Path) -> Path:
                 ],
             ]
         else:
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            pip = [str(python), "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             steps = [
-                [sys.executable, "-m", "venv", str(home)],
+                [sys.executable, "-P", "-m", "venv", str(home)],
                 [*pip, "--requirement", str(REQUIREMENTS)],
             ]
         for step in steps:
