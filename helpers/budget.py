@@ -19,13 +19,14 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from helpers.console import say
-from helpers.errors import BudgetError
+from helpers.errors import BudgetError, shown
 from helpers.experiment import Experiment
-from helpers.files import writing
+from helpers.files import open_own, writing
 
 # Every function that knows prices imports `cost` itself: that reads from `live`, which reads from here.
 
@@ -47,6 +48,8 @@ __all__ = [
 
 LEDGER = "LAB_LEDGER"
 """The environment variable that names the ledger's file."""
+MOST_USD = 1e9
+"""The largest amount in a ledger (US dollars); more is a mistake, and would not add up exactly."""
 FILE = "ledger.jsonl"
 """What it is called in a run's folder."""
 _process: list[dict[str, Any]] = []
@@ -63,8 +66,14 @@ def spend(what: str, usd: float, limit_usd: float | None = None, quietly: bool =
 
     limit_usd: a budget, from which all that was noted before is gone. Within one, the estimate and what is
     then left are printed on standard error, unless `quietly`. Raises BudgetError, and notes nothing, where
-    less is left, and FileError where it cannot be noted.
+    less is left, where an amount is none, or where the ledger is damaged, and FileError where it cannot be
+    noted.
     """
+    for name, amount in (("estimate", usd), ("budget", 0 if limit_usd is None else limit_usd)):
+        if not _is_amount(amount):
+            raise BudgetError(
+                f"{what}: {name} {shown(amount)}: must be a number of US dollars from 0 to {MOST_USD:,.0f}"
+            )
     with _ledger() as entries:
         if limit_usd is not None:
             left = limit_usd - math.fsum(entry["usd"] for entry in entries)
@@ -101,30 +110,71 @@ def _ledger() -> Iterator[list[dict[str, Any]]]:
             yield _process
         return
     path = Path(name)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("a+b", buffering=0)
-    with opened as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
+    with _opened(path) as file:
         text = file.read()
-        entries = list(_whole(text))
+        entries = list(_entries(path, text))
         before = len(entries)
         yield entries
         if new := entries[before:]:
-            # One write: a crash leaves all of it or a line that does not end, which the next one ends first.
-            torn = b"\n" if text and not text.endswith(b"\n") else b""
-            line = torn + b"".join(json.dumps(entry).encode() + b"\n" for entry in new)
+            # One write: a crash leaves all of it, or a line that does not end and is found to be damaged.
+            line = b"".join(json.dumps(entry).encode() + b"\n" for entry in new)
             with writing(path):
                 if file.write(line) < len(line):  # as much of it as a full disk had room for
                     file.truncate(len(text))
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _whole(text: bytes) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError):  # the line that a crash cut short
-            yield json.loads(line)
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[FileIO]:
+    """Open the ledger, make it where it is missing, and hold its lock; no link is followed."""
+    while True:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        with FileIO(descriptor, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                yield file
+                return
+        # It was removed while another held the lock: what is noted there, nobody would read.
+
+
+def _entries(path: Path, text: bytes) -> Iterator[dict[str, Any]]:
+    """Read the ledger's lines; raise BudgetError for one that no spending wrote: its amount is not known."""
+    *lines, rest = text.split(b"\n")
+    for number, line in enumerate([*lines, rest] if rest else lines, 1):
+        try:
+            if line is rest:
+                raise ValueError("its line does not end")
+            yield _entry(line)
+        except (ValueError, RecursionError) as error:
+            raise BudgetError(
+                f"{path}, line {number}: the ledger is damaged ({error}), so what is spent is not known; "
+                "mend the line, or run it again in another folder"
+            ) from error
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    """Return a note from its line of JSON; raise ValueError for anything else."""
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key is there twice")
+        return dict(pairs)
+
+    entry = json.loads(line, object_pairs_hook=distinct)
+    if not isinstance(entry, dict) or entry.keys() != {"time", "what", "usd"}:
+        raise ValueError("not an object of time, what and usd")
+    if not all(isinstance(entry[name], str) for name in ("time", "what")):
+        raise ValueError("time and what must be text")
+    if not _is_amount(entry["usd"]):
+        raise ValueError(f"usd={shown(entry['usd'])}: must be a number from 0 to {MOST_USD:,.0f}")
+    return entry
+
+
+def _is_amount(usd: object) -> bool:
+    """Whether a value is an amount of US dollars that can be added up."""
+    return isinstance(usd, int | float) and not isinstance(usd, bool) and 0 <= usd <= MOST_USD
 
 
 def of_run(experiment: Experiment) -> float:

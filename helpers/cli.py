@@ -94,7 +94,6 @@ def run(
         declared = [notebooks.usd_of(path, parameters.get("scale", "quick")) for path in paths]
         place.announce(f"{len(paths)} notebooks", sum(declared))
     notebooks.accept(paths, parameters)
-    (folder / budget.FILE).unlink(missing_ok=True)
     with place.shared(folder) as connected:
         typer.echo(f"engine {place.name} at {connected.endpoint_url}")
         results = notebooks.run(paths, folder, parameters, progress=True)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -38,6 +39,26 @@ def write_whole(path: Path, content: str | bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
+def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Open a file or folder of the lab's own, follow no link and truncate nothing; return its descriptor.
+
+    Args:
+        path: The file, or with O_DIRECTORY among the flags the folder.
+        flags: Flags of `os.open`.
+        mode: The permissions of a file that is made, less the umask.
+
+    Raises:
+        OSError: The system refuses it, or it is a link, a device, a pipe, or a file with a second name.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    found = os.fstat(descriptor)
+    own = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink <= 1)
+    if not own:
+        os.close(descriptor)
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return descriptor
+
+
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     """Hold the lock of this file during the block, and yield whether it is held.
@@ -54,7 +75,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         held = True
         try:
@@ -77,6 +98,10 @@ def writing(path: Path) -> Iterator[None]:
 
 def unwritten(path: Path, error: OSError) -> FileError:
     """The error that says why a file could not be written."""
+    if error.errno == errno.ELOOP or path.is_symlink():
+        return FileError(
+            f"{path}: is a link, which the lab does not follow; remove it, or choose another folder"
+        )
     return FileError(
         f"{path}: could not be written ({error.strerror or error}); make room there, or choose another "
         "folder, and run it again"

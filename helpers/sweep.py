@@ -8,9 +8,9 @@ done, everything else is not. The results are read back from there, by `table`.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from helpers.console import Bar, say
 from helpers.engines.base import Engine
 from helpers.errors import BudgetError, FileError, LabError, SweepError
 from helpers.experiment import Experiment
-from helpers.files import write_whole, writing
+from helpers.files import locked, open_own, write_whole, writing
 from helpers.formatting import plain
 from helpers.trace import Trace
 
@@ -106,13 +106,16 @@ def run(
     resume: go on with the sweep in this folder. A run whose file is damaged is done again; the file goes to
     the folder `damaged`, as standard error tells. Raises SweepError when the folder holds a sweep and
     `resume` is not given, when it holds another one, when another process works on it, or when the engine
-    stops answering, its budget does not allow the next run, or there is no room for its trace.
+    stops answering, its budget does not allow the next run, or there is no room for its trace. Raises
+    FileError when `.lock` or `traces` in the folder is a link.
     """
     folder = Path(folder)
     plan = folder / "plan.json"
     wanted = json.dumps(sweep.to_dict(), indent=1)
     traces = folder / "traces"
-    traces.mkdir(parents=True, exist_ok=True)
+    with writing(traces):
+        traces.mkdir(parents=True, exist_ok=True)
+        os.close(open_own(traces, os.O_RDONLY | os.O_DIRECTORY))
     with _locked(folder), engine.bench() as run_next:
         if plan.exists():
             if not resume:
@@ -282,9 +285,7 @@ def _broken(trace: Trace) -> str | None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Nobody else works in the folder; the system frees it when this process ends, however it does."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SweepError(f"{folder}: another sweep runs there; wait for it, or choose another") from error
+    with locked(folder / ".lock") as held:
+        if not held:
+            raise SweepError(f"{folder}: another sweep runs there; wait for it, or choose another")
         yield

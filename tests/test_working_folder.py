@@ -1,4 +1,4 @@
-"""Nothing that lies in a working folder runs because the lab, or a child of it, imports a module by its name."""
+"""Nothing in a working folder runs because the lab, or a child of it, imports a module by its name."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_a_command_runs_nothing_of_the_working_folder(folder, command):
 
 
 def test_open_and_its_kernels_run_nothing_of_the_working_folder(folder):
-    """Nor does JupyterLab, nor a kernel that it starts in that folder; that runs what its notebook imports."""
+    """Nor does JupyterLab, nor a kernel that it starts there, which may still import its own modules."""
     (folder / "one.ipynb").write_text(nbformat.writes(new_notebook()))
     command = [sys.executable, "-P", "-m", "helpers.cli", "open", "--", "--no-browser", "--port=0"]
     command += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=t"]

@@ -19,6 +19,7 @@ from helpers import budget, stack
 from helpers.engines import ENGINES, Engine, aws, connect, embedded
 from helpers.engines.local import named_endpoint
 from helpers.errors import EngineError, StackError
+from helpers.files import locked
 
 WHERE = "Where to run"
 
@@ -115,9 +116,16 @@ class Place:
     def shared(self, folder: Path) -> Iterator[Engine]:
         """The engine, which the processes started in the block find by themselves.
 
-        They share the ledger in the folder. What they leave deployed is destroyed at the end.
+        They share a new ledger in the folder, which is this command's until the end. What they leave deployed
+        is destroyed then. Raises EngineError where another command runs in the folder.
         """
-        with self.connect() as engine:
+        with self.connect() as engine, locked(folder / ".lock") as held:
+            if not held:
+                raise EngineError(
+                    f"{folder}: another command runs there, by whose ledger it spends; wait for its end, or "
+                    "choose another folder"
+                )
+            (folder / budget.FILE).unlink(missing_ok=True)
             given = engine.shared() | {budget.LEDGER: str(folder.resolve() / budget.FILE)}
             given[stack.RUN] = stack.run_id()
             before = {name: os.environ.get(name) for name in given}

@@ -8,7 +8,6 @@ localstack_server/. With --docker, Docker runs infra/compose.yaml.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from helpers.console import say
 from helpers.engines import local, machine
 from helpers.engines.guard import Credentials
 from helpers.errors import EngineError
-from helpers.files import write_whole
+from helpers.files import locked, write_whole
 
 INFRA = Path(__file__).parents[2] / "infra"
 REQUIREMENTS = INFRA / "localstack-requirements.txt"
@@ -107,8 +106,7 @@ def install(home: Path) -> Path:
             "LAB_PYTHON to one of them, or run it in Docker with `./lab engine start localstack --docker`"
         )
     home.parent.mkdir(exist_ok=True)
-    with home.with_name(f"{home.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # dropped with the process
+    with locked(home.with_name(f"{home.name}.lock"), wait=True):
         if installed(home):
             return python
         say(
