@@ -94,7 +94,7 @@ def run(
         declared = [notebooks.usd_of(path, parameters.get("scale", "quick")) for path in paths]
         place.announce(f"{len(paths)} notebooks", sum(declared))
     notebooks.accept(paths, parameters)
-    with place.shared(folder) as connected:
+    with place.shared(folder, new_ledger=True) as connected:
         typer.echo(f"engine {place.name} at {connected.endpoint_url}")
         results = notebooks.run(paths, folder, parameters, progress=True)
     for result in results:
@@ -259,7 +259,7 @@ def open_lab(
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     paths = [str(JUPYTER), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
-    # Its kernel starts with -P, too: from the folder of a notebook come only the modules that it imports.
+    # Its kernel looks into the folder of a notebook last: a module there hides none of a package or the lab.
     kernels = [str(JUPYTER / "share"), *filter(None, [os.environ.get("JUPYTER_PATH")])]
     environment = {
         "JUPYTER_CONFIG_PATH": os.pathsep.join(paths),

@@ -104,18 +104,22 @@ def test_a_ledger_that_is_removed_while_one_waits_is_made_anew(ledger, tmp_path)
 
 
 def test_a_second_run_in_a_folder_is_refused(engine, tmp_path, monkeypatch):
-    """While a command runs there its ledger stays; the next command begins a new one."""
+    """While a command runs there its ledger stays; only then the next one goes on with it, or begins anew."""
     from helpers.commands.places import Place
 
     place = Place(endpoint=engine.endpoint_url, engine="embedded")
-    with place.shared(tmp_path / "run"):
+    folder = tmp_path / "run"
+    with place.shared(folder):
         budget.spend("a run", 0.9, 1.0)
-        with pytest.raises(LabError, match="another command runs there"), place.shared(tmp_path / "run"):
+        again = place.shared(folder, new_ledger=True)
+        with pytest.raises(LabError, match="another command runs there"), again:
             pass
         with pytest.raises(BudgetError):
             budget.spend("another", 0.9, 1.0)
         assert len(budget.noted()) == 1
-    with place.shared(tmp_path / "run"):
+    with place.shared(folder):
+        assert len(budget.noted()) == 1
+    with place.shared(folder, new_ledger=True):
         assert budget.noted() == []
 
 

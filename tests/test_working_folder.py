@@ -11,6 +11,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import BlockingKernelClient
+from jupyter_core.paths import jupyter_runtime_dir
 from nbformat.v4 import new_code_cell, new_notebook
 
 from helpers import notebooks
@@ -68,44 +70,27 @@ def test_open_and_its_kernels_run_nothing_of_the_working_folder(folder):
     """Nor does JupyterLab, nor a kernel that it starts there, which may still import its own modules."""
     (folder / "one.ipynb").write_text(nbformat.writes(new_notebook()))
     command = [sys.executable, "-P", "-m", "helpers.cli", "open", "--", "--no-browser", "--port=0"]
-    command += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=t"]
+    command += ["--IdentityProvider.token=t", str(folder)]
     log = folder.parent / "log"
     with (
         log.open("w") as output,
         subprocess.Popen(command, cwd=folder, stderr=output, stdout=output) as server,
     ):
         try:
-            address = r"http://127\.0\.0\.1:\d+"
-            until(
-                lambda: (
-                    ran(folder) or re.search(address, log.read_text().split("engine")[-1].split("\n", 1)[-1])
-                ),
-                "JupyterLab",
-            )
+            address = re.compile(r"(http://127\.0\.0\.1:\d+)/")
+            until(lambda: ran(folder) or address.search(log.read_text()), "JupyterLab")
             assert ran(folder) == ""
-            url = re.search(address, log.read_text().split("\n", 1)[1])[0]
-            body = json.dumps(
-                {"name": "", "path": "one.ipynb", "type": "notebook", "kernel": {"name": "python3"}}
-            )
-            request = urllib.request.Request(
-                f"{url}/api/sessions",
-                body.encode(),
-                {"Authorization": "token t", "Content-Type": "application/json"},
-            )
+            asked = {"name": "", "path": "one.ipynb", "type": "notebook", "kernel": {"name": "python3"}}
+            headers = {"Authorization": "token t", "Content-Type": "application/json"}
+            url = address.search(log.read_text())[1] + "/api/sessions"
+            request = urllib.request.Request(url, json.dumps(asked).encode(), headers)
             kernel = json.load(urllib.request.urlopen(request, timeout=60))["kernel"]["id"]
-
-            def connection() -> list[str]:
-                import psutil
-
-                found = psutil.Process(server.pid).children(recursive=True)
-                return [c.cmdline()[-1] for c in found if kernel in " ".join(c.cmdline())]
-
-            until(connection, "a kernel")
-            from jupyter_client import BlockingKernelClient
-
-            client = BlockingKernelClient(connection_file=connection()[0])
+            client = BlockingKernelClient(
+                connection_file=str(Path(jupyter_runtime_dir(), f"kernel-{kernel}.json"))
+            )
             client.load_connection_file()
             client.start_channels()
+            until(client.is_alive, "the kernel's heart")
             client.wait_for_ready(timeout=60)
             assert ran(folder) == ""
             reply = client.execute_interactive("import own; assert own.value == 42", timeout=60)

@@ -113,19 +113,27 @@ class Place:
         return engine
 
     @contextmanager
-    def shared(self, folder: Path) -> Iterator[Engine]:
+    def shared(self, folder: Path, new_ledger: bool = False) -> Iterator[Engine]:
         """The engine, which the processes started in the block find by themselves.
 
-        They share a new ledger in the folder, which is this command's until the end. What they leave deployed
-        is destroyed then. Raises EngineError where another command runs in the folder.
+        They share the ledger in the folder, which is this command's until the end. What they leave deployed
+        is destroyed then.
+
+        Args:
+            folder: Where the ledger lies.
+            new_ledger: Whether to begin another one; without, what is noted there counts.
+
+        Raises:
+            EngineError: Another command runs in the folder.
         """
-        with self.connect() as engine, locked(folder / ".lock") as held:
+        with self.connect() as engine, locked(folder / f".{budget.FILE}.lock") as held:
             if not held:
                 raise EngineError(
                     f"{folder}: another command runs there, by whose ledger it spends; wait for its end, or "
                     "choose another folder"
                 )
-            (folder / budget.FILE).unlink(missing_ok=True)
+            if new_ledger:
+                (folder / budget.FILE).unlink(missing_ok=True)
             given = engine.shared() | {budget.LEDGER: str(folder.resolve() / budget.FILE)}
             given[stack.RUN] = stack.run_id()
             before = {name: os.environ.get(name) for name in given}
