@@ -222,6 +222,7 @@ def _set_aside(path: Path) -> None:
         aside = path.parents[1] / "damaged"
         with writing(aside):
             aside.mkdir(exist_ok=True)
+            os.close(open_own(aside, os.O_RDONLY | os.O_DIRECTORY))
             free = next(to for n in itertools.count(1) if not (to := aside / f"{n}-{path.name}").exists())
             path.rename(free)
         say(f"{path}: damaged ({reason}); set aside as {free}, and run again", err=True)

@@ -160,6 +160,19 @@ def test_a_sweep_follows_no_link(tmp_path, precious, name, there):
     assert not (folder / "plan.json").exists()
 
 
+def test_a_damaged_run_is_not_set_aside_through_a_link(tmp_path):
+    """Where the folder for damaged runs is a link, nothing is moved to what it leads to."""
+    folder, elsewhere = tmp_path / "swept", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    sweep.run(connect("simulated"), SWEEP, folder, progress=False)
+    (run,) = (folder / "traces").iterdir()
+    run.write_text("damaged")
+    (folder / "damaged").symlink_to(elsewhere)
+    with pytest.raises(FileError, match="damaged: is a link"):
+        sweep.run(connect("simulated"), SWEEP, folder, resume=True, progress=False)
+    assert (list(elsewhere.iterdir()), run.read_text()) == ([], "damaged")
+
+
 def test_an_installation_follows_no_link(tmp_path, precious, monkeypatch):
     """The lock of LocalStack's installation is no link."""
     (tmp_path / "ls.lock").symlink_to(precious)
@@ -173,7 +186,7 @@ def test_the_script_follows_no_link(tmp_path, precious):
     """`lab` does not empty what a link in the place of its lock leads to."""
     clone = tmp_path / "clone"
     (clone / ".lab").mkdir(parents=True)
-    for name in ("lab", "pyproject.toml"):
+    for name in ("lab", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, clone)
     (clone / ".lab" / "setup.lock").symlink_to(precious)
     environment = {"PATH": "/usr/bin:/bin", "LAB_PYTHON": sys.executable}
