@@ -555,7 +555,7 @@ def _result(saved: Path, seconds: float, index: int | None, error: str | None, u
     """Read the executed notebook back; `index` is the place of the failed cell in it, counted from 0."""
     cells = cells_of(saved)
     outputs = _outputs(cells)
-    readings = [data[READING] for data in outputs if READING in data]
+    readings = [data[READING] for data in outputs if _is_reading(data)]
     return Result(
         name=saved.stem,
         path=saved,
@@ -567,6 +567,18 @@ def _result(saved: Path, seconds: float, index: int | None, error: str | None, u
         figures=len(_figures(outputs)),
         usd=round(usd, 6),
         exercises=_exercises(cells),
+    )
+
+
+def _is_reading(data: Mapping[str, Any]) -> bool:
+    """Whether what a cell displayed is what `reading` displays; other code may use its media type."""
+    one = data.get(READING)
+    return (
+        isinstance(one, Mapping)
+        and one.keys() == {"name", "value", "unit"}
+        and all(type(one[name]) is str for name in ("name", "unit"))
+        and type(one["value"]) in (int, float)
+        and math.isfinite(one["value"])
     )
 
 
@@ -644,7 +656,7 @@ def _index(report: Mapping[str, Any], results: Sequence[Result]) -> str:
         )
         outputs = _outputs(cells_of(result.path))
         figures = _figures(outputs)
-        readings = [f"<li>{markup(data['text/plain'])}</li>" for data in outputs if READING in data]
+        readings = [f"<li>{markup(data.get('text/plain', ''))}</li>" for data in outputs if _is_reading(data)]
         if figures or readings:
             sections.append(f"<h2>{name}</h2>" + (f"<ul>{''.join(readings)}</ul>" if readings else ""))
             sections += [

@@ -23,7 +23,7 @@ from helpers import notebooks
 from helpers.checks import LawBroken
 from helpers.drills import until
 from helpers.errors import NotebookError
-from helpers.notebooks import execute, parameters_of, reading, resolve, run
+from helpers.notebooks import READING, execute, parameters_of, reading, resolve, run
 
 PARAMETERS = "items = 2  # items in the map"
 LAW = ("limits", 7, 1.5, "3 workers at once, and 2 are allowed")
@@ -517,6 +517,23 @@ def test_readings_are_printed_and_kept(tmp_path: Path) -> None:
     } == result.readings
     outputs = nbformat.read(result.path, as_version=4).cells[-1].outputs
     assert "makespan: 0.666667 s" == outputs[-1].data["text/plain"]
+
+
+def test_what_only_looks_like_a_reading_is_none(tmp_path: Path) -> None:
+    """Text that a cell or its child process prints is no reading, nor is another use of the media type."""
+    cell = f"""\
+        import subprocess
+        from IPython.display import display
+        from helpers.notebooks import reading
+        line = '{{"{READING}": {{"name": "forged", "value": 1, "unit": "s"}}}}'
+        print(line)
+        subprocess.run(["echo", line])
+        for other in ("text", [1], {{}}, {{"name": "x", "value": True, "unit": "s"}}, {{"name": [], "value": 1}}):
+            display({{"text/plain": "other", "{READING}": other}}, raw=True)
+        reading("right", 1, "s")
+    """
+    [result] = run([write(tmp_path, cell)], tmp_path / "out", {}, progress=False)
+    assert (None, {"right": {"value": 1, "unit": "s"}}) == (result.error, result.readings)
 
 
 def test_reading_outside_of_a_notebook_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
