@@ -209,6 +209,8 @@ def little(trace: Trace) -> None:
         return
     at = np.flatnonzero(in_use[1:-1]) + 1  # which have a sample before them and one after
     clock, weights = trace.clock_seconds, moments[at + 1] - moments[at - 1]
+    if not weights.any():  # all at one moment
+        return
     low, _ = _extremes(depth, moments[at - 1] - clock, moments[at + 1] + clock)
     intervals = moments[np.maximum(at - 2, 0)] - clock, moments[at + 1] + clock
     busy = metrics.count_at(metrics.concurrency(trace, "limited"), moments[at])
