@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from helpers.errors import StackError
+from helpers.formatting import plain
 from helpers.recorder import Recorder
 from helpers.resources import acquiring, lacking
 from helpers.stack import INFRA, Stack
@@ -141,7 +142,7 @@ class Fleet:
         self._processes = []
         if self._errors:
             self._errors.seek(0)
-            sys.stderr.write(self._errors.read())
+            sys.stderr.write(plain(self._errors.read(), keep="\n"))
             self._errors.close()
             self._errors = None
 

@@ -31,7 +31,7 @@ from helpers.files import RUNS
 from helpers.fleet import Fleet
 from helpers.recorder import Recorder
 from helpers.stack import INPUT_LIMIT_BYTES, Stack, claimed, deploy, parameters
-from helpers.trace import ITEM_TIMES, Trace
+from helpers.trace import ATTEMPT_OUTCOMES, ITEM_TIMES, Trace
 
 if TYPE_CHECKING:
     from helpers.live_figure import LiveFigure, Progress
@@ -200,7 +200,7 @@ def _check(experiment: Experiment) -> None:
 
 def _warm_in(stack: Stack | None) -> int:
     """Return how many Lambda environments of the stack are warm."""
-    return sum(warmed for warmed, _ in stack.warmed.values()) if stack else 0
+    return sum(warmed for warmed, _ in list(stack.warmed.values())) if stack else 0  # others may warm
 
 
 def _as_new(stack: Stack, last: Trace) -> bool:
@@ -924,11 +924,14 @@ def _record(line: str) -> tuple[str, dict[str, Any]] | None:
     for what, fields in RECORDS.items():
         if (begin := line.find(f'{{"{what}": ')) < 0:
             continue
-        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+        with contextlib.suppress(ValueError, LookupError, TypeError, OverflowError, RecursionError):
             record = json.loads(line[begin:])
             attempt = record[what]
             whole = all(type(attempt[name]) in types for name, types in (NAMES | fields).items())
-            if whole and len(record) == 1 and math.isfinite(attempt.get("end", attempt.get("start"))):
+            whole = whole and all(abs(attempt[name]) < 2**63 for name in ("item", "attempt"))
+            whole = whole and attempt.get("outcome", "lost") in ATTEMPT_OUTCOMES
+            times = [attempt[name] for name in ("enqueued", "start", "end") if name in attempt]
+            if whole and len(record) == 1 and all(math.isfinite(time) for time in times):
                 return what, attempt
     return None
 

@@ -44,7 +44,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(cause))
         yield cause
         hidden = getattr(cause, "kwargs", {}).get("error")  # where botocore keeps what it caught
-        cause = hidden if isinstance(hidden, BaseException) else cause.__cause__ or cause.__context__
+        told = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        cause = hidden if isinstance(hidden, BaseException) else told
 
 
 @contextlib.contextmanager

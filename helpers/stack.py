@@ -31,7 +31,7 @@ from helpers.console import say
 from helpers.engines.base import Engine
 from helpers.errors import StackError
 from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment
-from helpers.files import writing
+from helpers.files import open_own, writing
 
 INFRA = Path(__file__).parents[1] / "infra"
 TAGS = {"project": "concurrency-lab"}
@@ -317,23 +317,29 @@ def claimed(stack: Stack) -> Iterator[None]:
         StackError: Another run has claimed the stack, or an execution runs in it.
         FileError: The lock's file could not be made.
     """
-    path = Path(tempfile.gettempdir(), f"concurrency-lab-{os.getuid()}-{stack.name}.lock")
+    path = _lock(stack.name)
     instead = "wait for its end, or deploy another stack"
     with contextlib.ExitStack() as held:
         while True:
             with writing(path):
-                file = held.enter_context(open(path, "w", opener=_own_file))
+                file = open_own(path, os.O_RDWR | os.O_CREAT, 0o600)
+            held.callback(os.close, file)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StackError(f"stack {stack.name}: another run is using it; {instead}") from None
             with contextlib.suppress(FileNotFoundError):  # the one before has removed this file
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                if os.path.samestat(os.fstat(file), os.stat(path)):
                     break
         held.callback(path.unlink, missing_ok=True)
         if running := _running(stack):
             raise StackError(f"stack {stack.name}: the execution {running} runs in it; {instead}")
         yield
+
+
+def _lock(name: str) -> Path:
+    """Return the path of the lock of the stack with this name, which is removed with it at the latest."""
+    return Path(tempfile.gettempdir(), f"concurrency-lab-{os.getuid()}-{name}.lock")
 
 
 def _running(stack: Stack) -> str | None:
@@ -346,11 +352,6 @@ def _running(stack: Stack) -> str | None:
             if step_functions.describe_execution(executionArn=arn)["status"] == "RUNNING":
                 return str(arn)
     return None
-
-
-def _own_file(path: str, flags: int) -> int:
-    """Open a file that only this user may open, and no link."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def run_id() -> str:
@@ -455,6 +456,8 @@ def destroy(engine: Engine, name: str) -> None:
     except BaseException:
         say(f"stack {name}: may not be destroyed yet; {again}", err=True)
         raise
+    with contextlib.suppress(OSError):  # there is none, or it is another user's
+        _lock(name).unlink()  # a run that was killed has left it
 
 
 def _delete(engine: Engine, name: str) -> None:

@@ -27,6 +27,7 @@ from helpers.errors import BudgetError, FileError, LabError, SweepError
 from helpers.experiment import Experiment
 from helpers.files import locked, open_own, write_whole, writing
 from helpers.formatting import plain
+from helpers.resources import causes
 from helpers.trace import Trace
 
 __all__ = ["Sweep", "as_table", "grid", "read", "run", "run_name", "table"]
@@ -202,6 +203,11 @@ def _told(path: Path) -> Trace | dict[str, Any]:
         error = plain(str(told["error"]))
         return Experiment.from_dict(told["experiment"]).to_dict() | {"law": None, "error": error}
     except (OSError, ValueError, LookupError, TypeError, RecursionError, LabError) as error:
+        # pyarrow's OSErrors of damaged files have no errno.
+        if any(isinstance(c, MemoryError) or (isinstance(c, OSError) and c.errno) for c in causes(error)):
+            raise FileError(
+                f"{path}: cannot be read now ({error}); look after the file, and resume the sweep"
+            ) from error
         raise SweepError(
             f"{path}: damaged ({error}); resume the sweep, which sets it aside and runs it again"
         ) from error

@@ -8,6 +8,7 @@ engine's guard stands before it, too: see `Walls`.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 from dataclasses import dataclass
@@ -212,6 +213,7 @@ class Wire:
         self._credentials = engine.credentials
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
+        self._runner: web.AppRunner | None = None
 
     def change(self, *faults: Fault) -> None:
         """Do these faults from now on, in place of the former ones; none ends them."""
@@ -261,14 +263,23 @@ class Wire:
 
     def close(self) -> None:
         """End the proxy; calls on their way are cut."""
-        self._soon(self._runner.cleanup())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            if self._runner:
+                self._soon(self._runner.cleanup())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     async def _start(self) -> str:
-        listening = socket.create_server((HOST, 0))
-        port = listening.getsockname()[1]
+        listening = [socket.create_server((HOST, 0))]
+        port = listening[0].getsockname()[1]
+        try:  # what `localhost` may mean first, and so must not be another user's
+            listening.append(socket.create_server(("::1", port), family=socket.AF_INET6))
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # no IPv6 here
+                listening[0].close()
+                raise
         walls = Walls(port, self._credentials)
         app = web.Application(middlewares=[walls.guarded], client_max_size=0)  # 0: as the engine, no limit
         app.on_startup.append(self._proxy.start)
@@ -279,7 +290,8 @@ class Wire:
         await self._runner.setup()
         await self._proxy.upstream.session.close()
         self._proxy.upstream.session = Session()
-        await web.SockSite(self._runner, listening).start()
+        for one in listening:
+            await web.SockSite(self._runner, one).start()
         # By name: of an address microburst would ask for seconds which of all AWS's services it belongs to.
         return f"http://localhost:{port}"
 

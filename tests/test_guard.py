@@ -312,6 +312,42 @@ def test_a_presigned_url_is_served_until_it_expires(version):
     assert "valid now" in str(told := refused("GET", old, headers)) or "has expired" in str(told)
 
 
+@pytest.mark.parametrize(
+    "more",
+    ["Action=CreateQueue&QueueName=q", "action=ListUsers", "X-Amz-Credential=x/20260101/us-east-1/iam/a"],
+)
+@pytest.mark.parametrize("version", [None, "s3v4"])
+def test_a_presigned_url_names_no_other_call(version, more):
+    """What is appended to a presigned URL is refused: an emulator would route by it to another service."""
+    target, headers = presigned(version), {"host": HOST}
+    admit("GET", target, headers)
+    assert refused("GET", f"{target}&{more}", headers)
+
+
+@pytest.mark.parametrize("version", [None, "s3v4"])
+def test_a_presigned_url_takes_no_form(version):
+    """A body that no signature covers is no form, whose Action an emulator would do."""
+    form = {"host": HOST, "content-type": "Application/X-WWW-form-urlencoded; charset=utf-8"}
+    assert refused("GET", presigned(version), form)
+
+
+def test_right_presigned_urls_of_the_older_kind_are_served():
+    """A listing, metadata that boto3 writes into the query, and a bucket, which is signed with a slash."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{HOST}",
+        aws_access_key_id=KEYS.access_key,
+        aws_secret_access_key=KEYS.secret_key,
+        region_name="us-east-1",
+    )
+    for method, operation, parameters in (
+        ("GET", "list_objects_v2", {"Bucket": "b", "Prefix": "p/"}),
+        ("PUT", "put_object", {"Bucket": "b", "Key": "k", "Metadata": {"who": "me"}}),
+    ):
+        url = client.generate_presigned_url(operation, parameters)
+        admit(method, url.removeprefix(f"http://{HOST}"), {"host": HOST})
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "604801", "x", "9" * 30])
 def test_a_presigned_url_lasts_a_week_at_most(seconds):
     """Any other number of seconds is refused, though it were signed."""
@@ -691,6 +727,31 @@ def test_an_endpoint_variable_is_enough(variable, kind):
             [sys.executable, "-c", program], env=bare, cwd=ROOT, capture_output=True, text=True, timeout=120
         )
         assert (done.returncode, done.stderr) == (0, "")
+    finally:
+        server.stop()
+
+
+def test_a_pipe_in_another_folder_keeps_nobody_waiting(tmp_path, monkeypatch):
+    """What lies where credentials are looked for and is no file is passed over."""
+    folder = tmp_path / "concurrency-lab-planted"
+    folder.mkdir()
+    os.mkfifo(folder / local.CREDENTIALS)
+    monkeypatch.setattr(local, "for_sockets", lambda: str(tmp_path))
+    assert local.credentials_for("http://127.0.0.1:9") is None
+    with pytest.raises(EngineError, match="holds no credentials"):
+        local.stored(folder)
+
+
+def test_keys_of_a_former_engine_hide_no_new_one(monkeypatch):
+    """An engine starts and is found, though the environment has the keys of one that had its port."""
+    first = embedded.Server.start()
+    old = first.credentials
+    first.stop()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", old.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", old.secret_key)
+    server = embedded.Server.start(first.port)
+    try:
+        assert local.credentials_for(server.endpoint_url) == server.credentials
     finally:
         server.stop()
 

@@ -53,7 +53,10 @@ def ask(url: str, seconds: float = SECONDS, headers: Mapping[str, str] | None = 
         raise EngineError(f"not a URL: {error}") from error
     if parts.scheme != "http" or not host:
         raise EngineError("not a URL of the form http://HOST:PORT")
-    connection = http.client.HTTPConnection(host, port, timeout=seconds)
+    try:
+        connection = http.client.HTTPConnection(host, port, timeout=seconds)
+    except http.client.InvalidURL as error:
+        raise EngineError(f"not a URL: {error}") from error
     late = threading.Event()
 
     def cut() -> None:
@@ -103,6 +106,8 @@ def _why(error: Exception) -> str:
         return f"the name is not known: {error.strerror}"
     if isinstance(error, http.client.RemoteDisconnected | ConnectionResetError | BrokenPipeError):
         return "what listens there closes the connection without an answer"
+    if isinstance(error, http.client.InvalidURL):
+        return f"not a URL: {error}"
     if isinstance(error, http.client.HTTPException):
         said = getattr(error, "line", None) or str(error)
         return f"what listens there speaks no HTTP; it says {shown(said.strip()[:80])}"

@@ -44,6 +44,12 @@ LONGEST_PRESIGNED = 7 * 24 * 3600
 """The longest that a presigned URL may be valid (seconds; signing guide, 2026-11-30)."""
 UNHASHED = re.compile(r"UNSIGNED-PAYLOAD|STREAMING-[A-Z0-9-]+")
 """What stands in place of a body's hash where the signature does not cover the body."""
+LISTING = {
+    *("continuation-token", "delimiter", "encoding-type", "fetch-owner", "list-type", "marker", "max-keys"),
+    *("max-uploads", "part-number-marker", "prefix", "start-after", "upload-id-marker", "version-id-marker"),
+    *("key-marker", "max-parts", "x-id"),
+}
+"""What S3 lists by, which the older query signature does not cover."""
 SHOWN = 100
 """How many characters of a foreign value a refusal repeats."""
 HOW = 'run `eval "$(./lab engine env)"` in the checkout that started the engine to get its credentials'
@@ -376,6 +382,7 @@ class Guard(Pages):
         rest = [pair for pair in pairs if pair[0] != "X-Amz-Signature"]
         request = _request(method, path, rest, _signed_headers(named.get("X-Amz-SignedHeaders", ""), headers))
         if scope.service == "s3":
+            _no_form(headers)
             request.payload = "UNSIGNED-PAYLOAD"
             _match(scope, secret, request, named["X-Amz-Signature"])
             return Signature(False, _nothing)
@@ -396,10 +403,21 @@ class Guard(Pages):
             raise Refusal(
                 "AccessDenied", f"Expires {_shown(until)}: the presigned URL has expired; make a new one"
             )
+        _no_form(headers)
         covered = HTTPHeaders()
-        for name in headers:
+        for name, value in [*named.items(), *((name, headers[name]) for name in headers)]:
             if name.startswith("x-amz-") or name in ("content-md5", "content-type"):
-                covered[name] = headers[name]
+                del covered[name]  # boto3 writes them into the query; of two the header counts
+                covered[name] = value
+        known = {"AWSAccessKeyId", "Expires", "Signature", *HmacV1QueryAuth.QSAOfInterest, *LISTING, *covered}
+        if foreign := sorted(named.keys() - known):
+            raise Refusal(
+                "SignatureDoesNotMatch",
+                f"query {_shown(foreign[0])}: is not covered by this presigned URL; presign it anew, with "
+                "signature_version='s3v4'",
+            )
+        if path.count("/") == 1:
+            path = f"{path.rstrip('/')}/"  # as a bucket is signed
         signer = _SigV2(Signer(scope.access_key, secret), until)
         computed = signer.get_signature(method, SplitResult("http", "", path, query, ""), covered)
         if not hmac.compare_digest(str(computed).encode(), named["Signature"].encode()):
@@ -517,6 +535,18 @@ class _SigV2(HmacV1QueryAuth):  # type: ignore[misc]
 
     def _get_date(self) -> Any:
         return self._expires  # as it was sent; botocore would count from now
+
+
+def _no_form(headers: Fields) -> None:
+    """Refuse a form as the unsigned body of a presigned URL of S3: it would name an action of any service."""
+    if any(
+        kind.strip().lower().startswith("application/x-www-form-urlencoded")
+        for kind in headers.get_all("content-type")
+    ):
+        raise Refusal(
+            "AccessDenied",
+            "Content-Type: a presigned URL of S3 takes no form; send the object with another type",
+        )
 
 
 def _nothing(body: bytes) -> None:

@@ -17,6 +17,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -100,10 +101,11 @@ def stored(directory: Path, name: str = CREDENTIALS) -> Credentials:
     """
     path = directory / name
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        with os.fdopen(handle) as file:
-            if os.fstat(handle).st_uid != os.getuid():
-                raise ValueError("it belongs to another user")
+        # O_NONBLOCK: another user may have put a pipe there, whose opening would wait for its writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid != os.getuid() or not stat.S_ISREG(found.st_mode):
+                raise ValueError("it is no file of this user's")
             return Credentials(**json.load(file))
     except (OSError, ValueError, TypeError) as error:
         raise EngineError(
@@ -114,8 +116,9 @@ def stored(directory: Path, name: str = CREDENTIALS) -> Credentials:
 def credentials_for(endpoint_url: str) -> Credentials | None:
     """Find the credentials of the engine at this endpoint, or return None for one that is not the lab's.
 
-    They are in the environment, as `./lab engine env` and the lab's own processes set it, or in the folder of
-    a server of this user's. The access key names the port, so that no other endpoint is called with them.
+    They are in the folder of a server of this user's, or else in the environment, as `./lab engine env` and
+    the lab's own processes set it. The access key names the port, so that no other endpoint is called with
+    them; where a fault proxy stands before the engine, the environment names the proxy's endpoint beside it.
     """
     try:
         parts = urlsplit(endpoint_url)
@@ -124,9 +127,6 @@ def credentials_for(endpoint_url: str) -> Credentials | None:
         return None
     if parts.hostname not in [host.strip("[]") for host in HOSTS]:
         return None
-    keys = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
-    if keys[0] and keys[1] and (given := Credentials(keys[0], keys[1])).port == port:
-        return given
     # Another process may have been told of another folder for temporary files.
     places = {Path(for_sockets()), Path("/tmp")}
     folders = [*_noted_folders(), *(folder for place in places for folder in place.glob(f"{FOLDER}*"))]
@@ -136,7 +136,14 @@ def credentials_for(endpoint_url: str) -> Credentials | None:
             if (one := stored(folder)).port == port:
                 found.append(((folder / CREDENTIALS).stat().st_mtime, one))
     # A server that was killed may have left its folder: the newest is that of the one that listens.
-    return max(found, key=lambda one: one[0])[1] if found else None
+    if found:
+        return max(found, key=lambda one: one[0])[1]
+    keys = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+    if keys[0] and keys[1] and (given := Credentials(keys[0], keys[1])).port:
+        named = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
+        if given.port == port or (named.scheme, named.netloc) == (parts.scheme, parts.netloc):
+            return given
+    return None
 
 
 def _noted_folders() -> list[Path]:
@@ -286,7 +293,9 @@ class Server:
 
     def _wait_until_healthy(self, process: subprocess.Popen[bytes], log: Path) -> None:
         give_up = time.monotonic() + self.start_seconds
-        while not self.healthy(self.endpoint_url):
+        # Not those of the environment: `./lab engine env` may have set those of an earlier one at this port.
+        credentials = self.credentials
+        while not self.healthy(self.endpoint_url, credentials):
             if process.poll() is not None or time.monotonic() > give_up:
                 told = log.read_text(errors="replace").strip()[-2000:]
                 failed = f"the {self.engine} engine did not come up on {self.endpoint_url}"

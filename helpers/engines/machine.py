@@ -23,7 +23,7 @@ from helpers.experiment import Experiment
 OVERCOMMIT = "LAB_OVERCOMMIT"
 """The environment variable that, set to 1, lets a run start that does not fit this machine."""
 CALLS_A_SECOND = 200
-"""Direct tasks that an engine on this machine starts in a second at most (measured 2026-11-30: under 150)."""
+"""Direct tasks that an engine on this machine is assumed to start in a second at most."""
 DIRECT = 50
 """Environments that the direct lane is assumed to have at least, as so many are warmed."""
 THREADS_A_PROCESS = 25
@@ -115,10 +115,13 @@ def check(
     fits = bisect.bisect_left(
         range(1, experiment.worker_concurrency), True, key=lambda n: short(n) is not None
     )
-    if fits:
+    least = 2 if experiment.consumer == "lambda" else 1  # what an Experiment allows
+    if fits >= least:
         advice = f"there is room for worker_concurrency={fits}. Use fewer workers"
-    else:
+    elif short(0):
         advice = "the direct lane alone does not fit. Use a lower map_concurrency"
+    else:
+        advice = f"not even worker_concurrency={least} fits. Free what is short"
     raise EngineError(
         f"worker_concurrency={experiment.worker_concurrency}: {reason}; {advice}, predict the run "
         f"(`./lab predict`, or the simulated engine), or set {OVERCOMMIT}=1 to try it all the same"

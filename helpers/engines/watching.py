@@ -63,8 +63,9 @@ class Watch:
         with self._lock:
             self._waiting.add(threading.get_ident())
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
+                thread.start()  # where the system refuses it, the next call tries again
+                self._thread = thread
 
     def _end(self, **_: Any) -> None:
         with self._lock:
@@ -112,7 +113,7 @@ class Watch:
     def _process(self) -> psutil.Process | None:
         """Return the engine's process, where it is one of the lab's own servers and may be seen."""
         port = urlsplit(self._url).port
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             for found in psutil.net_connections("tcp"):
                 if found.pid and found.status == psutil.CONN_LISTEN and found.laddr[1:] == (port,):
                     process = psutil.Process(found.pid)
@@ -134,12 +135,12 @@ class Watch:
 
 
 def _processor_seconds(process: psutil.Process | None) -> float | None:
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error, OSError):
         return sum(process.cpu_times()[:2]) if process else None
     return None
 
 
 def _status(process: psutil.Process) -> str | None:
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error, OSError):
         return str(process.status())
     return None
