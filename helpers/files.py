@@ -64,7 +64,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     """Hold the lock of this file during the block, and yield whether it is held.
 
     The system drops the lock when this process ends, however it does. The file is made where it is missing,
-    never written, and no link is followed.
+    never written, and removed at the end of the block; no link is followed.
 
     Args:
         path: The file; its folder is made.
@@ -73,18 +73,27 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     Raises:
         FileError: The file cannot be made or opened.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_own(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        held = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            held = False
+    with contextlib.ExitStack() as opened:
+        held = False
+        while not held:
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = open_own(path, os.O_RDWR | os.O_CREAT, 0o600)
+            opened.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                break
+            with contextlib.suppress(FileNotFoundError):  # its last holder has removed this file
+                held = os.path.samestat(os.fstat(descriptor), os.stat(path))
+        if held:
+            opened.callback(_remove, path)
         yield held
-    finally:
-        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 @contextlib.contextmanager

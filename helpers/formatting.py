@@ -30,7 +30,7 @@ UNSAFE = re.compile(
 
 Unicode 16, sections 23.1 to 23.9; without the variation selectors that emoji need.
 """
-LONGEST_CAPTION = 50
+LONGEST_CAPTION = 40
 """Characters of a name in a figure: a longer one would leave no room for what is drawn."""
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 FORMULA = re.compile(

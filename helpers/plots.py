@@ -87,7 +87,7 @@ def timeline(trace: Trace, ax: Axes | None = None) -> Axes:
     measured = trace.metrics[trace.metrics["metric"] == "ConcurrentExecutions"]
     if len(measured):
         minutes = measured["time"], measured["time"] + MINUTE
-        label = "ConcurrentExecutions of a function (CloudWatch)"
+        label = "ConcurrentExecutions (CloudWatch)"
         ax.hlines(measured["value"], *minutes, label=label, color=WAITING, linewidth=1.2)
     experiment = trace.experiment
     _limits(ax, [(experiment.map_limit, "map limit"), (experiment.worker_concurrency, "worker limit")])

@@ -8,11 +8,9 @@ template itself, so that a deployment needs no bucket of its own.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
-import tempfile
 import time
 import uuid
 import warnings
@@ -31,7 +29,7 @@ from helpers.console import say
 from helpers.engines.base import Engine
 from helpers.errors import StackError
 from helpers.experiment import DISTRIBUTED_MAP_LIMIT, Experiment
-from helpers.files import open_own, writing
+from helpers.files import locked
 
 INFRA = Path(__file__).parents[1] / "infra"
 TAGS = {"project": "concurrency-lab"}
@@ -317,29 +315,18 @@ def claimed(stack: Stack) -> Iterator[None]:
         StackError: Another run has claimed the stack, or an execution runs in it.
         FileError: The lock's file could not be made.
     """
-    path = _lock(stack.name)
     instead = "wait for its end, or deploy another stack"
-    with contextlib.ExitStack() as held:
-        while True:
-            with writing(path):
-                file = open_own(path, os.O_RDWR | os.O_CREAT, 0o600)
-            held.callback(os.close, file)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StackError(f"stack {stack.name}: another run is using it; {instead}") from None
-            with contextlib.suppress(FileNotFoundError):  # the one before has removed this file
-                if os.path.samestat(os.fstat(file), os.stat(path)):
-                    break
-        held.callback(path.unlink, missing_ok=True)
+    with locked(_lock(stack.engine, stack.name)) as held:
+        if not held:
+            raise StackError(f"stack {stack.name}: another run is using it; {instead}")
         if running := _running(stack):
             raise StackError(f"stack {stack.name}: the execution {running} runs in it; {instead}")
         yield
 
 
-def _lock(name: str) -> Path:
+def _lock(engine: Engine, name: str) -> Path:
     """Return the path of the lock of the stack with this name, which is removed with it at the latest."""
-    return Path(tempfile.gettempdir(), f"concurrency-lab-{os.getuid()}-{name}.lock")
+    return engine.lock_folder() / f"concurrency-lab-{os.getuid()}-{name}.lock"
 
 
 def _running(stack: Stack) -> str | None:
@@ -457,7 +444,7 @@ def destroy(engine: Engine, name: str) -> None:
         say(f"stack {name}: may not be destroyed yet; {again}", err=True)
         raise
     with contextlib.suppress(OSError):  # there is none, or it is another user's
-        _lock(name).unlink()  # a run that was killed has left it
+        _lock(engine, name).unlink()  # a run that was killed has left it
 
 
 def _delete(engine: Engine, name: str) -> None:

@@ -203,14 +203,20 @@ def _told(path: Path) -> Trace | dict[str, Any]:
         error = plain(str(told["error"]))
         return Experiment.from_dict(told["experiment"]).to_dict() | {"law": None, "error": error}
     except (OSError, ValueError, LookupError, TypeError, RecursionError, LabError) as error:
-        # pyarrow's OSErrors of damaged files have no errno.
-        if any(isinstance(c, MemoryError) or (isinstance(c, OSError) and c.errno) for c in causes(error)):
+        if any(_is_passing(cause) for cause in causes(error)):
             raise FileError(
                 f"{path}: cannot be read now ({error}); look after the file, and resume the sweep"
             ) from error
         raise SweepError(
             f"{path}: damaged ({error}); resume the sweep, which sets it aside and runs it again"
         ) from error
+
+
+def _is_passing(cause: BaseException) -> bool:
+    """Return whether a file may be read once this cause has gone; pyarrow's OSErrors have no errno."""
+    if isinstance(cause, OSError):
+        return bool(cause.errno) and not isinstance(cause, IsADirectoryError | FileNotFoundError)
+    return isinstance(cause, MemoryError)
 
 
 def _damage(path: Path) -> str:

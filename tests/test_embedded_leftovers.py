@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from helpers import live, stack
@@ -128,8 +131,13 @@ def test_a_connection_ends_with_its_client(engine, waits):
     queue = engine.client("sqs").create_queue(QueueName="left")["QueueUrl"]
     server = psutil.Process(engine._own.pid)
     body = json.dumps({"QueueUrl": queue, "WaitTimeSeconds": waits})
-    head = f"POST / HTTP/1.1\r\nHost: {at.netloc}\r\nX-Amz-Target: AmazonSQS.ReceiveMessage\r\n"
-    head += f"Content-Type: application/x-amz-json-1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+    sent = {"X-Amz-Target": "AmazonSQS.ReceiveMessage", "Content-Type": "application/x-amz-json-1.0"}
+    request = AWSRequest("POST", f"{engine.endpoint_url}/", headers=sent, data=body)
+    keys = engine.credentials
+    SigV4Auth(Credentials(keys.access_key, keys.secret_key), "sqs", "us-east-1").add_auth(request)
+    headers = {"Host": at.netloc, "Content-Length": str(len(body)), **dict(request.headers)}
+    head = "POST / HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head += "\r\n"
     with socket.create_connection((at.hostname, at.port)) as client:
         ours = client.getsockname()[1]
         client.sendall(f"{head}{body}".encode())

@@ -249,10 +249,12 @@ def test_a_second_run_on_a_stack_is_refused_before_it_starts(engine):
 
 
 CLAIM = """
-import sys
+import sys, tempfile
+from pathlib import Path
 from unittest.mock import Mock
 from helpers import stack
-with stack.claimed(stack.Stack(Mock(), "counter", sys.argv[1], {}, {})):
+engine = Mock(lock_folder=lambda: Path(tempfile.gettempdir()))
+with stack.claimed(stack.Stack(engine, "counter", sys.argv[1], {}, {})):
     print("claimed", flush=True)
     sys.stdin.read()
 """
@@ -260,7 +262,8 @@ with stack.claimed(stack.Stack(Mock(), "counter", sys.argv[1], {}, {})):
 
 def test_a_claim_holds_between_processes_and_ends_with_its_own():
     """A process that runs on a stack keeps others away, and none once it was killed; no file is left."""
-    mine = stack.Stack(Mock(), "counter", f"lab-{uuid.uuid4().hex}", {}, {})
+    engine = Mock(lock_folder=lambda: Path(tempfile.gettempdir()))
+    mine = stack.Stack(engine, "counter", f"lab-{uuid.uuid4().hex}", {}, {})
     command = [sys.executable, "-P", "-c", CLAIM, mine.name]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes, cwd=INFRA.parent, env=os.environ | {"PYTHONPATH": "."}) as other:

@@ -308,9 +308,9 @@ def test_no_process_of_a_local_engine_is_given_a_credential(planted):
         assert environments, kind
         for environment in map(json.loads, environments):
             assert planted_in(json.dumps(environment)) == []
-            assert {name: own.get(name) for name in PLANTED if name in environment} == {
-                name: environment[name] for name in PLANTED if name in environment
-            }
+            # Another engine of this session's has keys of its own.
+            assert environment.get("AWS_ACCESS_KEY_ID", "LAB").startswith("LAB")
+            assert set() == {name for name in PLANTED if environment.get(name)} - set(own)
 
 
 def test_a_function_sees_no_credential(planted):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -91,6 +93,10 @@ class Engine:
     def flags(self) -> str:
         """The options of `./lab` that name this engine."""
         return f"--engine {self.name}"
+
+    def lock_folder(self) -> Path:
+        """Return the folder for locks that this user's processes share."""
+        return Path(tempfile.gettempdir())
 
     def check_room(self, experiment: Experiment, warm: int = 0) -> None:
         """Raise EngineError when this machine cannot hold the experiment's workers.

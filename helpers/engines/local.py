@@ -127,14 +127,7 @@ def credentials_for(endpoint_url: str) -> Credentials | None:
         return None
     if parts.hostname not in [host.strip("[]") for host in HOSTS]:
         return None
-    # Another process may have been told of another folder for temporary files.
-    places = {Path(for_sockets()), Path("/tmp")}
-    folders = [*_noted_folders(), *(folder for place in places for folder in place.glob(f"{FOLDER}*"))]
-    found: list[tuple[float, Credentials]] = []
-    for folder in folders:
-        with contextlib.suppress(EngineError, OSError):
-            if (one := stored(folder)).port == port:
-                found.append(((folder / CREDENTIALS).stat().st_mtime, one))
+    found = [(changed, one) for changed, one, _ in _servers(port)]
     # A server that was killed may have left its folder: the newest is that of the one that listens.
     if found:
         return max(found, key=lambda one: one[0])[1]
@@ -144,6 +137,19 @@ def credentials_for(endpoint_url: str) -> Credentials | None:
         if given.port == port or (named.scheme, named.netloc) == (parts.scheme, parts.netloc):
             return given
     return None
+
+
+def _servers(port: int) -> list[tuple[float, Credentials, Path]]:
+    """Return age (epoch s), credentials and folder of each server of this user's that was given the port."""
+    # Another process may have been told of another folder for temporary files.
+    places = {Path(for_sockets()), Path("/tmp")}
+    folders = [*_noted_folders(), *(folder for place in places for folder in place.glob(f"{FOLDER}*"))]
+    found = []
+    for folder in folders:
+        with contextlib.suppress(EngineError, OSError):
+            if (one := stored(folder)).port == port:
+                found.append(((folder / CREDENTIALS).stat().st_mtime, one, folder))
+    return found
 
 
 def _noted_folders() -> list[Path]:
@@ -531,6 +537,11 @@ class Local(Engine):
     def fleet_environment(self) -> dict[str, str]:
         """The environment in which a fleet process finds this engine with plain boto3."""
         return without_credentials() | self.shared()
+
+    def lock_folder(self) -> Path:
+        """Return the server's folder, which goes with it, where it is one of the lab's."""
+        found = _servers(urlsplit(self.endpoint_url).port or 80)
+        return max(found, key=lambda one: one[0])[2] if found else super().lock_folder()
 
     def shared(self) -> dict[str, str]:
         """The environment variables by which `connect` finds this same engine in another process."""

@@ -40,7 +40,7 @@ class ProcessRuntimeExecutor(runtime_executor.RuntimeExecutor):  # type: ignore[
     def start(self, env_vars: dict[str, Any]) -> None:
         """Start the process and wait until it has imported the handler."""
         self.environment = {key: str(value) for key, value in env_vars.items()} | {
-            name: os.environ[name] for name in KEYS
+            name: os.environ[name] for name in KEYS if name in os.environ
         }
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the environment
         self._start()
