@@ -40,7 +40,15 @@ class Keeper(socketserver.BaseRequestHandler):
     """One connection of a Listener."""
 
     def handle(self) -> None:
-        self.server.heard += self.request.recv(65536)
+        length = 0
+        body = self.request.makefile("rb")
+        for line in iter(body.readline, b"\r\n"):  # the body may come in a packet of its own
+            self.server.heard += line
+            if not line:
+                return
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        self.server.heard += body.read(length)
         self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
