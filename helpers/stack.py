@@ -304,8 +304,8 @@ class Stack:
 def claimed(stack: Stack) -> Iterator[None]:
     """Claim the stack for one run: two at once would count each other's attempts as their own.
 
-    Threads and processes of this user on this machine exclude each other by a lock on a temporary file,
-    which ends with its process. A run by others is noticed by its execution, once Step Functions lists it:
+    Threads and processes of this user on this machine exclude each other by a lock on a file, which ends with
+    its process. A run by others is noticed by its execution, once Step Functions lists it:
     two that begin within the same seconds on two machines are not.
 
     Args:

@@ -129,14 +129,10 @@ def without_cors(send: Step) -> Step:
     return corrected
 
 
-def own_keys(call: Step) -> Step:
+def own_keys(_config: dict[str, Any]) -> dict[str, str]:
     """A Lambda worker signs with the engine's key; ministack would give it the number of the account."""
-
-    def corrected(config: dict[str, Any]) -> dict[str, str]:
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        return {name: os.environ[name] for name in names} | {"AWS_SESSION_TOKEN": ""}
-
-    return corrected
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    return {name: os.environ[name] for name in names} | {"AWS_SESSION_TOKEN": ""}
 
 
 def secret_sessions(sts: Any, call: Step) -> Step:
@@ -174,8 +170,7 @@ def correct() -> None:
     from ministack.services import iam, lambda_svc, sts
     from ministack.services.cloudformation import custom_resource, wait_conditions
 
-    given = lambda_runtime.execution_credentials
-    given = secret_sessions(sts, given) if app.AUTH else own_keys(given)
+    given = secret_sessions(sts, lambda_runtime.execution_credentials) if app.AUTH else own_keys
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = given
     lambda_svc._presigned_code_url = presigned(lambda_svc._presigned_code_url, "GET")
     lambda_svc._layer_content_url = presigned(lambda_svc._layer_content_url, "GET")
