@@ -490,3 +490,63 @@ def test_a_pipe_hands_over_batches_and_keeps_what_failed(engine):
     time.sleep(1.5)  # longer than the poller sleeps
     assert count(engine, url) == 1
     pipes.delete_pipe(Name=name)
+
+
+@pytest.mark.parametrize("change", ["code", "configuration"])
+def test_an_update_lets_running_invocations_end(engine, tmp_path, change):
+    """An invocation that began before an update ends as it began; the next one runs what is new."""
+    begun, may_end = tmp_path / "begun", tmp_path / "may_end"
+    code = (
+        "import os, pathlib, time\n"
+        "def handler(event, context):\n"
+        f"    pathlib.Path({str(begun)!r}).touch()\n"
+        f"    while not os.path.exists({str(may_end)!r}):\n"
+        "        time.sleep(0.01)\n"
+        "    return [os.environ['NAME'], 'code', os.getpid()]\n"
+    )
+    name = function(engine, code, Timeout=60, Environment={"Variables": {"NAME": "configuration"}})
+    functions = engine.client("lambda")
+
+    def call() -> list:
+        return json.load(functions.invoke(FunctionName=name)["Payload"])
+
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(call)
+        until(begun.exists, "an invocation that runs")
+        if change == "code":
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w") as archive:
+                archive.writestr("index.py", code.replace("'code'", "'new'"))
+            functions.update_function_code(FunctionName=name, ZipFile=packed.getvalue())
+        else:
+            functions.update_function_configuration(
+                FunctionName=name, Environment={"Variables": {"NAME": "new"}}
+            )
+        functions.get_waiter("function_updated_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.05})
+        may_end.touch()
+        *before, replaced = running.result()
+    *after, process = call()
+    assert before == ["configuration", "code"]
+    assert after == [word if word != change else "new" for word in before]
+    assert process != replaced
+    until(lambda: not psutil.pid_exists(replaced), "the end of the replaced worker")
+
+
+def test_a_deleted_function_takes_replaced_workers_with_it(engine, tmp_path):
+    """A worker that was replaced in mid-invocation ends with its function, not with its invocation."""
+    begun = tmp_path / "begun"
+    code = (
+        "import os, pathlib, time\n"
+        "def handler(event, context):\n"
+        f"    pathlib.Path({str(begun)!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(300)\n"
+    )
+    name = function(engine, code, Timeout=400)
+    functions = engine.client("lambda")
+    functions.invoke(FunctionName=name, InvocationType="Event")
+    until(lambda: begun.exists() and begun.read_text(), "an invocation that runs")
+    functions.update_function_configuration(FunctionName=name, Timeout=300)
+    process = int(begun.read_text())
+    assert psutil.pid_exists(process)
+    functions.delete_function(FunctionName=name)
+    until(lambda: not psutil.pid_exists(process), "the end of the replaced worker")

@@ -466,6 +466,53 @@ def workers_end_with_their_function(lambda_svc: Any, delete: Step) -> Step:
     return corrected
 
 
+class ReplacedWorkers:
+    """End a function's idle workers at once when its code or configuration is replaced, busy ones later.
+
+    On AWS an invocation that has begun ends as it began; ministack kills its worker in the middle of it.
+
+    Args:
+        lambda_runtime: ministack's module of worker processes.
+    """
+
+    def __init__(self, lambda_runtime: Any) -> None:
+        self.runtime = lambda_runtime
+        self.busy: list[Any] = []
+        """Workers that were replaced during the invocation that they are still at."""
+
+    def invalidate(self, invalidate: Step) -> Step:
+        """End the workers of one version, busy ones after their invocation; of a deleted function all."""
+
+        def corrected(name: str, qualifier: str | None = None, **scope: Any) -> None:
+            ended = []
+            with self.runtime._lock:
+                if qualifier is None:
+                    ended = [worker for worker in self.busy if worker.func_name == name]
+                    self.busy = [worker for worker in self.busy if worker.func_name != name]
+                for key, workers in self.runtime._workers.items():
+                    if key.split(":")[-2:] == [name, qualifier]:
+                        self.busy += [worker for worker in workers if worker.in_use]
+                        workers[:] = [worker for worker in workers if not worker.in_use]
+            invalidate(name, qualifier=qualifier, **scope)
+            self.runtime.kill_workers(ended)
+
+        return corrected
+
+    def release(self, release: Step) -> Step:
+        """Give a worker back to its pool, or end it if it was replaced during its invocation."""
+
+        def corrected(worker: Any) -> None:
+            release(worker)
+            with self.runtime._lock:
+                replaced = worker in self.busy
+                if replaced:
+                    self.busy.remove(worker)
+            if replaced:
+                self.runtime.kill_workers([worker])
+
+        return corrected
+
+
 def deleted_functions_do_not_run(lambda_svc: Any, execute: Step) -> Step:
     """What still invokes a function that has been deleted, such as a retry, starts no worker for it."""
 
@@ -527,6 +574,9 @@ def correct() -> None:
     whole_logs(worker)
     ends_with_a_reason(worker)
     cloudwatch_logs._filter_log_events = log_pages(cloudwatch_logs._filter_log_events)
+    replaced = ReplacedWorkers(lambda_runtime)
+    lambda_svc.invalidate_worker = replaced.invalidate(lambda_runtime.invalidate_worker)
+    lambda_svc.release_worker = replaced.release(lambda_runtime.release_worker)
     function = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]
     function["create"] = reserved_by_template(lambda_svc, function["create"])
     function["update"] = reserved_by_template(lambda_svc, function["update"])
