@@ -325,10 +325,80 @@ def test_a_presigned_url_names_no_other_call(version, more):
 
 
 @pytest.mark.parametrize("version", [None, "s3v4"])
-def test_a_presigned_url_takes_no_form(version):
-    """A body that no signature covers is no form, whose Action an emulator would do."""
-    form = {"host": HOST, "content-type": "Application/X-WWW-form-urlencoded; charset=utf-8"}
-    assert refused("GET", presigned(version), form)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "Application/X-WWW-form-urlencoded; charset=utf-8"},
+        {"content-type": "Multipart/form-data; boundary=x"},
+        {"content-encoding": "aws-chunked"},
+        {"content-encoding": "gzip, AWS-chunked"},
+    ],
+)
+def test_the_body_of_a_presigned_url_names_no_call(version, headers):
+    """A body that no signature covers is no form and ends with no headers: an emulator would obey them."""
+    with pytest.raises(Refusal, match="a presigned URL of S3 takes no"):
+        admit("GET", presigned(version), {"host": HOST} | headers)
+
+
+@pytest.mark.parametrize(
+    "name", ["x-amz-decoded-content-length", "X-Amz-Content-SHA256"], ids=["length", "hash"]
+)
+def test_a_presigned_url_takes_no_chunks_though_it_was_made_for_them(name):
+    """The holder of the URL writes the headers at the end of the chunks."""
+    made = AWSRequest("PUT", f"http://{HOST}/b/k", {name: "STREAMING-UNSIGNED-PAYLOAD-TRAILER"})
+    S3SigV4QueryAuth(Signer(KEYS.access_key, KEYS.secret_key), "s3", "us-east-1").add_auth(made)
+    target = made.url.removeprefix(f"http://{HOST}")
+    with pytest.raises(Refusal, match="takes no chunks"):
+        admit("PUT", target, {"host": HOST} | dict(made.headers.items()))
+
+
+def presigned_v2(operation, **parameters):
+    """A target that boto3 presigns by the older signature."""
+    client = boto3.client(
+        "s3",
+        "us-east-1",
+        endpoint_url=f"http://{HOST}",
+        aws_access_key_id=KEYS.access_key,
+        aws_secret_access_key=KEYS.secret_key,
+        config=Config(signature_version="s3"),
+    )
+    url = client.generate_presigned_url(operation, {"Bucket": "b", "Key": "k"} | parameters)
+    return url.removeprefix(f"http://{HOST}")
+
+
+def reread():
+    """Targets whose older signature another request has, too, with method and the target that was signed."""
+    get = presigned_v2("get_object")
+    for name in ("acl", "tagging", "uploadId", "x-amz-acl"):
+        yield f"encoded {name}", "GET", get, f"{get}&%{ord(name[0]):x}{name[1:]}=x"
+    copy = presigned_v2("copy_object", CopySource={"Bucket": "b", "Key": "k"})
+    yield "another source first", "PUT", copy, copy.replace("?", "?x-amz-copy-source=secret%2Fk&")
+    part = presigned_v2("upload_part", UploadId="u", PartNumber=1)
+    both = part.replace("uploadId=u&", "").replace("partNumber=1", "partNumber=1%26uploadId%3Du")
+    yield "a value for two", "PUT", part, both
+    put = presigned_v2("put_object", Metadata={"a": "1", "b": "2"})
+    lines = put.replace("x-amz-meta-b=2&", "").replace("x-amz-meta-a=1", "x-amz-meta-a=1%0Ax-amz-meta-b:2")
+    yield "a line for two", "PUT", put, lines
+    named = presigned_v2("get_object", ResponseContentDisposition="a+b")
+    yield "a plus sign, which is read as a space", "GET", named, named.replace("%2B", "+")
+
+
+@pytest.mark.parametrize("way", [way for way, *_ in reread()])
+def test_an_older_signature_is_that_of_one_request(way):
+    """No other request has the signature of a presigned URL, by encoding, repeating or joining its parts."""
+    method, signed, other = {way: rest for way, *rest in reread()}[way]
+    assert signed != other
+    admit(method, signed, {"host": HOST})
+    assert refused(method, other, {"host": HOST}).code == "SignatureDoesNotMatch"
+
+
+@pytest.mark.parametrize("service", ["s3", "sqs"])
+def test_a_plus_sign_in_a_query_is_what_the_engines_read(service):
+    """It is a space: a signature for a plus sign, sent as %2B, is not one for it."""
+    method, target, headers = request(target="/?a=%2B", service=service)
+    admit(method, target, headers)
+    assert refused(method, "/?a=+", headers).code == "SignatureDoesNotMatch"
+    admit("POST", "/?a=+", request(target="/?a=%20", service=service)[2])
 
 
 def test_right_presigned_urls_of_the_older_kind_are_served():
@@ -582,6 +652,30 @@ def test_objects_go_to_and_fro(server):
         url = presigner.generate_presigned_url("put_object", {"Bucket": "guarded", "Key": "put"})
         DIRECT.open(urllib.request.Request(url, b"by url", method="PUT", headers={"Content-Type": ""}))
         assert s3.get_object(Bucket="guarded", Key="put")["Body"].read() == b"by url"
+
+
+@pytest.mark.parametrize("version", [None, "s3v4"])
+def test_who_holds_a_presigned_url_calls_nothing_else(server, engine, version):
+    """By headers behind AWS's chunks, by a form of parts, and by another name of a sub-resource."""
+    presigner = client(server, "s3", server.credentials, signature_version=version)
+    url = urlsplit(presigner.generate_presigned_url("put_object", {"Bucket": "none", "Key": "k"}))
+    target = f"{url.path}?{url.query}"
+    trailer = b"x-amz-target:AmazonSQS.CreateQueue\r\ncontent-type:application/x-amz-json-1.0\r\n"
+    queue = b'{"QueueName": "by-trailer"}'
+    chunks = b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(queue), queue, trailer)
+    form = "".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in (("Action", "CreateUser"), ("UserName", "by-form"), ("Version", "2010-05-08"))
+    )
+    parts = f"{form}--x--\r\n".encode()
+    for headers, body in (
+        ({"Content-Encoding": "aws-chunked"}, chunks),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, parts),
+    ):
+        assert call(server, "PUT", target, headers, body)[0] == 403
+    assert call(server, "PUT", f"{target}&%61cl", {"x-amz-acl": "private"})[0] == 403
+    assert "by-trailer" not in str(engine.client("sqs").list_queues())
+    assert "by-form" not in str(engine.client("iam").list_users())
 
 
 HANDLER = """

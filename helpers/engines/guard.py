@@ -50,6 +50,8 @@ LISTING = {
     *("key-marker", "max-parts", "x-id"),
 }
 """What S3 lists by, which the older query signature does not cover."""
+FORMS = ("application/x-www-form-urlencoded", "multipart/")
+"""The beginnings of the content types in which an emulator looks for an action of any service."""
 SHOWN = 100
 """How many characters of a foreign value a refusal repeats."""
 HOW = 'run `eval "$(./lab engine env)"` in the checkout that started the engine to get its credentials'
@@ -325,6 +327,7 @@ class Guard(Pages):
         self.check(method, target, headers)
         headers = headers.as_signed()
         path, _, query = target.partition("?")
+        query = query.replace("+", "%20")  # as the engines read it
         if self.any_credentials and not CONTROL.match(unquote(path)):
             return Signature(False, _nothing)
         pairs = _pairs(query)
@@ -382,7 +385,7 @@ class Guard(Pages):
         rest = [pair for pair in pairs if pair[0] != "X-Amz-Signature"]
         request = _request(method, path, rest, _signed_headers(named.get("X-Amz-SignedHeaders", ""), headers))
         if scope.service == "s3":
-            _no_form(headers)
+            _no_call(headers)
             request.payload = "UNSIGNED-PAYLOAD"
             _match(scope, secret, request, named["X-Amz-Signature"])
             return Signature(False, _nothing)
@@ -403,19 +406,24 @@ class Guard(Pages):
             raise Refusal(
                 "AccessDenied", f"Expires {_shown(until)}: the presigned URL has expired; make a new one"
             )
-        _no_form(headers)
+        _no_call(headers)
         covered = HTTPHeaders()
         for name, value in [*named.items(), *((name, headers[name]) for name in headers)]:
             if name.startswith("x-amz-") or name in ("content-md5", "content-type"):
                 del covered[name]  # boto3 writes them into the query; of two the header counts
                 covered[name] = value
-        known = {"AWSAccessKeyId", "Expires", "Signature", *HmacV1QueryAuth.QSAOfInterest, *LISTING, *covered}
-        if foreign := sorted(named.keys() - known):
-            raise Refusal(
-                "SignatureDoesNotMatch",
-                f"query {_shown(foreign[0])}: is not covered by this presigned URL; presign it anew, with "
-                "signature_version='s3v4'",
-            )
+        parts = set(HmacV1QueryAuth.QSAOfInterest)
+        known = {"AWSAccessKeyId", "Expires", "Signature", *parts, *LISTING, *covered}
+        sent = [part.partition("=")[0] for part in query.split("&") if part]
+        for name in sent:
+            # What is signed joins decoded values by "&" and line ends, and looks names up as they were sent.
+            joined = name in known and ("\n" in named[name] or (name in parts and "&" in named[name]))
+            if name not in known or sent.count(name) > 1 or joined:
+                raise Refusal(
+                    "SignatureDoesNotMatch",
+                    f"query {_shown(name)}: is not covered by this presigned URL, or not in one reading "
+                    "only; presign it anew, with signature_version='s3v4'",
+                )
         if path.count("/") == 1:
             path = f"{path.rstrip('/')}/"  # as a bucket is signed
         signer = _SigV2(Signer(scope.access_key, secret), until)
@@ -537,15 +545,25 @@ class _SigV2(HmacV1QueryAuth):  # type: ignore[misc]
         return self._expires  # as it was sent; botocore would count from now
 
 
-def _no_form(headers: Fields) -> None:
-    """Refuse a form as the unsigned body of a presigned URL of S3: it would name an action of any service."""
-    if any(
-        kind.strip().lower().startswith("application/x-www-form-urlencoded")
-        for kind in headers.get_all("content-type")
-    ):
+def _no_call(headers: Fields) -> None:
+    """Refuse the unsigned body of a presigned URL of S3 in which an emulator would find another call.
+
+    A form names an action. AWS's chunks end with headers, by which ministack routes as by those of the head.
+    """
+    if any(kind.strip().lower().startswith(FORMS) for kind in headers.get_all("content-type")):
         raise Refusal(
             "AccessDenied",
             "Content-Type: a presigned URL of S3 takes no form; send the object with another type",
+        )
+    if (
+        any("aws-chunked" in encoding.lower() for encoding in headers.get_all("content-encoding"))
+        or any(hashed.startswith("STREAMING-") for hashed in headers.get_all("x-amz-content-sha256"))
+        or "x-amz-decoded-content-length" in headers
+    ):
+        raise Refusal(
+            "AccessDenied",
+            "Content-Encoding aws-chunked: a presigned URL of S3 takes no chunks of AWS's; send the object "
+            "as it is",
         )
 
 
@@ -554,7 +572,7 @@ def _nothing(body: bytes) -> None:
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:
-    """Split a query into names and values; a plus sign is one, as in AWS's encoding."""
+    """Split a query into names and values, and decode them."""
     return [
         (unquote(name), unquote(value))
         for name, _, value in (p.partition("=") for p in query.split("&") if p)
