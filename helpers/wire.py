@@ -286,7 +286,13 @@ class Wire:
         app.on_cleanup.append(self._proxy.stop)
         app.on_response_prepare.append(_without_cors)
         app.router.add_route("*", "/{tail:.*}", self._proxy.handle_proxy)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0.1,
+            auto_decompress=False,  # a body is signed, and sent on, as it came
+        )
         await self._runner.setup()
         await self._proxy.upstream.session.close()
         self._proxy.upstream.session = Session()

@@ -1,6 +1,7 @@
 """Laws of the proxy that does faults on the wire."""
 
 import contextlib
+import gzip
 import io
 import os
 import re
@@ -303,6 +304,19 @@ def test_any_body_and_any_key_reaches_the_engine_as_it_was_signed(engine):
             },
         )
         s3.delete_bucket(Bucket="test-through")
+
+
+def test_a_compressed_body_stays_as_it_is(engine):
+    """An object with Content-Encoding gzip is stored as it was sent: its signature is that of those bytes."""
+    body = gzip.compress(b"compressed")
+    with Wire(engine) as wire:
+        s3 = client(wire, "s3")
+        s3.create_bucket(Bucket="test-compressed")
+        s3.put_object(Bucket="test-compressed", Key="k", Body=body, ContentEncoding="gzip")
+        stored = engine.client("s3").get_object(Bucket="test-compressed", Key="k")
+        assert (body, "gzip") == (stored["Body"].read(), stored["ContentEncoding"])
+        s3.delete_object(Bucket="test-compressed", Key="k")
+        s3.delete_bucket(Bucket="test-compressed")
 
 
 def test_what_was_signed_for_the_proxy_is_for_the_proxy(engine):
