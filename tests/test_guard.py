@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import boto3
 import pytest
-from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth
+from botocore.auth import HmacV1QueryAuth, S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials as Signer
@@ -168,6 +168,36 @@ def test_what_botocore_signs_is_served(service, target):
 def test_any_body_and_headers_that_are_signed_are_served(body, headers):
     """Spaces, bytes that are no text, and headers in UTF-8 included."""
     admit(*request(body=body, **headers), body=body)
+
+
+OTHER = "LABOTHER/20261130/us-east-1/s3/aws4_request"
+
+
+@pytest.mark.parametrize("way", ["header", "before", "query", "spelled", "older", "older, spelled"])
+def test_a_request_names_one_signer(way):
+    """Where an engine may read another access key than the guard, no signature of its sender's helps."""
+    if way in ("header", "before"):
+        method, target, headers = request()
+        kind, _, rest = headers["Authorization"].partition(" ")
+        first = f"Credential={OTHER}, " if way == "header" else f"X Credential={OTHER}, "
+        headers["Authorization"] = f"{kind} {first}{rest}"
+        assert refused(method, target, headers).code == "IncompleteSignature"
+        return
+    more = {
+        "query": f"X-Amz-Credential={OTHER}",
+        "spelled": f"x-amz-credential={OTHER}",
+        "older": "AWSAccessKeyId=LABOTHER",
+    }.get(way)
+    headers = {"host": HOST}
+    if way == "older, spelled":  # boto3 writes such a header into the query
+        made = AWSRequest("GET", f"http://{HOST}/b/k", {"x-amz-credential": OTHER})
+    else:
+        made = AWSRequest("GET", f"http://{HOST}/b/k?{more}")
+    signer = Signer(KEYS.access_key, KEYS.secret_key)
+    older = way.startswith("older")
+    (HmacV1QueryAuth(signer) if older else S3SigV4QueryAuth(signer, "s3", "us-east-1")).add_auth(made)
+    target = made.url.removeprefix(f"http://{HOST}")
+    assert refused("GET", target, headers).code in ("IncompleteSignature", "SignatureDoesNotMatch")
 
 
 def altered():

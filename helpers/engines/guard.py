@@ -50,6 +50,11 @@ LISTING = {
     *("key-marker", "max-parts", "x-id"),
 }
 """What S3 lists by, which the older query signature does not cover."""
+SIGNING = {
+    *("x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-expires", "x-amz-signedheaders"),
+    *("x-amz-signature", "awsaccesskeyid", "signature", "expires"),
+}
+"""The parameters of a presigned URL that say who signed it and until when, in lower case."""
 FORMS = ("application/x-www-form-urlencoded", "multipart/")
 """The beginnings of the content types in which an emulator looks for an action of any service."""
 SHOWN = 100
@@ -339,6 +344,9 @@ class Guard(Pages):
                 f"{method} {_shown(path)}: the request must have exactly one signature; sign it with the "
                 f"engine's credentials: {HOW}",
             )
+        signing = [name.lower() for name, _ in pairs if name.lower() in SIGNING]
+        if len(signing) > len(set(signing)):
+            raise _twice("query", signing)
         if presigned_v2:
             return self._presigned_v2(method, path, query, dict(pairs), headers)
         if presigned:
@@ -347,7 +355,10 @@ class Guard(Pages):
 
     def _signed(self, method: str, path: str, pairs: list[tuple[str, str]], headers: Fields) -> Signature:
         algorithm, _, rest = headers["authorization"].partition(" ")
-        parts = dict(part.strip().partition("=")[::2] for part in rest.split(","))
+        named = [part.strip().partition("=")[::2] for part in rest.split(",")]
+        parts = dict(named)
+        if len(parts) < len(named) or rest.count("Credential=") > 1:
+            raise _twice("Authorization", [name for name, _ in named])
         scope = Scope.read(algorithm, parts.get("Credential", ""), headers.get_all("x-amz-date"))
         secret = self._secret(scope)
         self._in_time(scope, SKEW)
@@ -413,7 +424,7 @@ class Guard(Pages):
                 del covered[name]  # boto3 writes them into the query; of two the header counts
                 covered[name] = value
         parts = set(HmacV1QueryAuth.QSAOfInterest)
-        known = {"AWSAccessKeyId", "Expires", "Signature", *parts, *LISTING, *covered}
+        known = {"AWSAccessKeyId", "Expires", "Signature", *parts, *LISTING, *covered} - SIGNING
         sent = [part.partition("=")[0] for part in query.split("&") if part]
         for name in sent:
             # What is signed joins decoded values by "&" and line ends, and looks names up as they were sent.
@@ -617,6 +628,15 @@ def _match(scope: Scope, secret: str, request: Any, given: str) -> None:
     text = signer.string_to_sign(request, signer.canonical_request(request))
     if not hmac.compare_digest(signer.signature(text, request).encode(), given.encode()):
         raise _mismatch(scope)
+
+
+def _twice(where: str, names: list[str]) -> Refusal:
+    """The refusal of a signature whose parts an engine may read otherwise than the guard does."""
+    return Refusal(
+        "IncompleteSignature",
+        f"{where} {_shown(', '.join(names))}: must name each part of the signature once; sign the request "
+        "anew",
+    )
 
 
 def _mismatch(scope: Scope) -> Refusal:
