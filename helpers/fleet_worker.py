@@ -108,6 +108,26 @@ def of_activity(handler: Any, settings: dict[str, Any]) -> Callable[[Any], None]
     return turn
 
 
+def without_forks(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return the handler such that a process forked in it ends with the call, however that ends.
+
+    It would go on as another worker, which nobody counts and nobody ends.
+
+    Args:
+        handler: The worker's handler, called with an event and a context.
+    """
+    worker = os.getpid()
+
+    def called(event: Any, context: Any) -> Any:
+        try:
+            return handler(event, context)
+        finally:
+            if os.getpid() != worker:
+                os._exit(0)
+
+    return called
+
+
 class WholeLines:
     """A text stream for threads: passes on whole lines only, so that they cannot interleave."""
 
@@ -157,7 +177,8 @@ def main() -> None:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    turn = (of_activity if "activity_arn" in settings else of_queue)(module.handler, settings)
+    turns = of_activity if "activity_arn" in settings else of_queue
+    turn = turns(without_forks(module.handler), settings)
     records.write("ready\n")  # first: a queue that holds messages already has the workers tell at once
     for number in range(settings["first"], settings["first"] + settings["workers"]):
         threading.Thread(target=work, args=(turn, number, tell), daemon=True).start()

@@ -30,6 +30,14 @@ PRINTS = {
     "forked_child": (
         "pid = os.fork()\n    if not pid:\n        return 'forged'\n    os.waitpid(pid, 0); print(FORGED)"
     ),
+    "natively_forked_child": (
+        "pid = ctypes.PyDLL(None).fork()\n    if not pid:\n        return 'forged'\n"
+        "    os.waitpid(pid, 0); print(FORGED)"
+    ),
+    "natively_forked_child_that_fails": (
+        "pid = ctypes.PyDLL(None).fork()\n    if not pid:\n        raise KeyError('forged')\n"
+        "    os.waitpid(pid, 0); print(FORGED)"
+    ),
     "child_that_stays": "subprocess.Popen(['sh', '-c', f\"echo '{FORGED}'; sleep 9\"]); time.sleep(0.3)",
 }
 BREAKS = {
@@ -157,6 +165,40 @@ def test_a_node_worker_has_channels_of_its_own(engine, line):
     assert [text for text in log_lines(engine, name) if text in ("import", FORGED)] == ["import"] + [
         FORGED
     ] * 3
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node.js is not installed")
+@pytest.mark.parametrize(
+    "body",
+    [
+        "callback(null, event); throw new Error('late');",
+        "callback(null, event); callback(null, 'second');",
+        "return { then(done) { done(event); throw new Error('late'); } };",
+    ],
+)
+def test_a_node_worker_answers_a_call_once(engine, body):
+    """Each call has the first answer to its own event; a second one does not answer the next call."""
+    code = f"exports.handler = (event, context, callback) => {{ {body} }};"
+    name = function(engine, code, Runtime="nodejs22.x", file="index.js")
+    assert [called(engine, name, n) for n in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node.js is not installed")
+def test_a_child_inherits_no_channel_of_its_node_worker(engine):
+    """A program that a Node.js handler starts has no open file beyond the three standard ones."""
+    code = (
+        "const list = () => require('child_process').execFileSync('ls', ['/proc/self/fd']).toString();\n"
+        "exports.handler = async () => list().split(/\\s+/).filter(String);\n"
+    )
+    name = function(engine, code, Runtime="nodejs22.x", file="index.js")
+    assert called(engine, name, 0) == ["0", "1", "2", "3"]
+
+
+def test_a_broken_pipe_of_the_handler_is_an_error_of_the_handler(engine):
+    """An exception whose text is that of a dead worker keeps its class and its text."""
+    name = function(engine, handler("raise BrokenPipeError(32, 'Broken pipe')"))
+    answer = called(engine, name, 0)
+    assert (answer["errorType"], answer["errorMessage"]) == ("BrokenPipeError", "[Errno 32] Broken pipe")
 
 
 @pytest.mark.parametrize(

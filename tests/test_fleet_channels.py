@@ -1,8 +1,12 @@
 """A fleet's records are its own: whatever a handler prints, reads or forks, goes elsewhere."""
 
+import contextlib
 import json
+import os
+import signal
 
 import pytest
+from processes import gone
 
 from helpers import Experiment, checks, fleet, live, stack
 
@@ -40,6 +44,30 @@ def test_what_a_handler_prints_is_no_record(engine, monkeypatch, tmp_path, line)
         trace = live.burst(deployed, EXPERIMENT, progress=False)
     checks.verify(trace)
     assert list(trace.attempts["outcome"]) == ["succeeded"] * 4
+
+
+@pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
+def test_a_process_that_a_handler_forks_becomes_no_worker(engine, monkeypatch, tmp_path, fork):
+    """It ends with the handler's call, by Python or native code: it polls for no task and outlives no run."""
+    children, changed = tmp_path / "children", tmp_path / "index.py"
+    disturb = (
+        f"with open({str(children)!r}, 'a') as file:\n        file.write(f'{{{fork}() or sys.exit()}} ')"
+    )
+    changed.write_text(
+        f"import ctypes, os, sys\n\n\ndef disturb():\n    {disturb}\n\n\n"
+        + fleet.HANDLER.read_text().replace("time.sleep(item", "disturb(); time.sleep(item")
+    )
+    monkeypatch.setattr(fleet, "HANDLER", changed)
+    with stack.deploy(engine, "sqs_limited", stack.parameters(EXPERIMENT, "sqs_limited")) as deployed:
+        live.burst(deployed, EXPERIMENT, progress=False)
+    forked = [int(child) for child in children.read_text().split()]
+    assert len(forked) == EXPERIMENT.items
+    try:
+        assert all(map(gone, forked))
+    finally:
+        for child in forked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

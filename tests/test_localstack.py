@@ -460,6 +460,7 @@ def test_a_function_that_fails_says_how(call, do, kind):
         "subprocess.run(['sh', '-c', 'echo forged >&0'])",
         "assert sys.stdin.read() == ''; assert subprocess.check_output(['cat']) == b''",
         "os.fork() or 'forged'",
+        "if not ctypes.PyDLL(None).fork(): return 'forged'\n    os.wait()",
         "[stream.close() for stream in (sys.stdin, sys.stdout, sys.stderr)]",
         "'gone' in globals() or globals().update(gone=os.closerange(0, 3))",
         "raise KeyError(sys.stderr.close())",
@@ -467,7 +468,7 @@ def test_a_function_that_fails_says_how(call, do, kind):
 )
 def test_a_process_answers_over_a_channel_of_its_own(tmp_path, monkeypatch, line):
     """What a handler prints, reads, closes or forks changes no answer; a child process gets no channel."""
-    code = 'import os, subprocess, sys\nFORGED = \'{"result": "forged"}\\n\'\n'
+    code = 'import ctypes, os, subprocess, sys\nFORGED = \'{"result": "forged"}\\n\'\n'
     (tmp_path / "index.py").write_text(f"{code}def handler(event, context):\n    {line}\n    return event\n")
     names = ("FUNCTION_NAME", "FUNCTION_VERSION", "LOG_GROUP_NAME", "LOG_STREAM_NAME", "FUNCTION_MEMORY_SIZE")
     environment = {f"AWS_LAMBDA_{name}": "x" for name in names} | {"AWS_LAMBDA_FUNCTION_TIMEOUT": "9"}

@@ -399,7 +399,8 @@ def ends_with_a_reason(worker: Any) -> None:
             if reason.startswith(INIT_FAILED):
                 return told | {"error": reason, "trace": f"RuntimeError: {reason}"}
             return told | {"error": exited + reason}
-        if answer["status"] == "error" and answer["error"] in DIED:
+        # An error of the handler's own has a trace, whatever its text.
+        if answer["status"] == "error" and answer["error"] in DIED and "trace" not in answer:
             answer["error"] = exited + how_it_ended(self.process)
         return answer
 

@@ -141,8 +141,28 @@ def run_worker(script: str, directory: str, environment: dict[str, str], ends: l
     streams = {"stdin": os.fdopen(0, closefd=False), "stdout": unbuffered(1), "stderr": unbuffered(2)}
     vars(sys).update(streams | {f"__{name}__": stream for name, stream in streams.items()})
     # The answers stay open to the end: then the server has the exit status of a worker that answers no more.
-    channels = {"_requests": os.fdopen(requests), "_answers": os.fdopen(answers, "w", closefd=False)}
+    channels = {"_requests": os.fdopen(requests), "_answers": Answers(answers)}
     runpy.run_path(script, init_globals=channels, run_name="__main__")
+
+
+class Answers(io.TextIOWrapper):
+    """The stream of a worker's answers, at which a process forked from it ends when it returns to answer.
+
+    Native code forks without Python's hooks, and what it forks keeps the worker's descriptors.
+
+    Args:
+        descriptor: The worker's end of the pipe, which is left open.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(os.fdopen(descriptor, "wb", closefd=False))
+        self.worker = os.getpid()
+
+    def write(self, text: str) -> int:
+        """Write the text, or end this process if it is not the worker."""
+        if os.getpid() != self.worker:
+            os._exit(0)
+        return super().write(text)
 
 
 def unbuffered(descriptor: int) -> io.TextIOWrapper:
@@ -182,9 +202,20 @@ PYTHON_CHANNELS = {
 }
 NODE_CHANNELS = {
     "const _realStdoutWrite = process.stdout.write.bind(process.stdout);": (
-        "const [_requests, _answers] = process.argv.splice(2, 2).map(Number);\n"
-        "const _realStdoutWrite = (text) => _realWriteSync(_answers, text);"
+        # Child processes inherit the descriptors that Node.js was started with, and none that it opens.
+        "const [_requests, _answers] = process.argv.splice(2, 2).map((given, index) => {\n"
+        '  const own = fs.openSync("/dev/fd/" + given, "rw"[index]);\n'
+        "  fs.closeSync(Number(given));\n"
+        "  return own;\n"
+        "});\n"
+        # A handler that throws after its callback would answer twice.
+        "let _answered = true;\n"
+        "const _realStdoutWrite = (text) => {\n"
+        "  if (!_answered) _realWriteSync(_answers, text);\n"
+        "  _answered = true;\n"
+        "};"
     ),
+    "lineNum++;": "lineNum++;\n  _answered = false;",
     "input: process.stdin": 'input: new (require("net").Socket)({ fd: _requests, writable: false })',
 }
 

@@ -40,8 +40,11 @@ def main() -> None:
     os.register_at_fork(after_in_child=lambda: os.dup2(nothing, number, inheritable=False))
     channel = socket.socket(fileno=number).makefile("rw")
     log = os.fdopen(os.dup(2), "w")  # though the handler closes its own
+    worker = os.getpid()
 
     def tell(answer: dict[str, Any]) -> None:
+        if os.getpid() != worker:  # forked in the handler, by native code perhaps, without Python's hooks
+            os._exit(0)
         channel.write(json.dumps(answer) + "\n")
         channel.flush()
 
