@@ -916,6 +916,29 @@ def test_the_lock_that_is_shown_opens(tmp_path, monkeypatch, capsys):
         lab("engine", "stop")
 
 
+def test_a_shell_that_names_an_engine_that_was_stopped_gets_out(tmp_path, monkeypatch, capsys):
+    """`engine stop` says what to unset, and each command after it; what it says makes the next one work."""
+    from test_security import lab
+
+    monkeypatch.setattr(local, "KEPT", tmp_path)
+    for name in local.ENDPOINT_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert lab("engine", "start") == 0
+    assert lab("engine", "env") == 0
+    exported = capsys.readouterr().out.rpartition("export ")[2]
+    variables = dict(word.split("=", 1) for word in shlex.split(exported))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert lab("engine", "stop") == 0
+    assert f"this shell still names it: unset {' '.join(variables)}\n" in capsys.readouterr().out
+    assert lab("deploy", "sqs_limited") == 2
+    assert "`unset AWS_ENDPOINT_URL` and the lab finds or starts one" in capsys.readouterr().err
+    for name in variables:
+        monkeypatch.delenv(name)
+    with connect("embedded") as engine:
+        assert engine.client("sqs").list_queues()["ResponseMetadata"]["HTTPStatusCode"] == 200
+
+
 def test_any_credentials_are_served_where_that_is_said(tmp_path, monkeypatch, capsys):
     """--any-credentials warns, serves dummy keys, keeps pages and control endpoints out; status tells."""
     from test_security import lab

@@ -105,9 +105,14 @@ def env(name: Name = "embedded") -> None:
         raise EngineError(
             f"no {name} engine is running; start one with `./lab engine start{_argument(name)}`"
         )
-    region = {"AWS_DEFAULT_REGION": local.REGION, "AWS_REGION": local.REGION}
-    variables = {"AWS_ENDPOINT_URL": kept.endpoint_url} | kept.credentials.variables() | region
+    variables = _variables(kept)
     typer.echo("export " + " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items()))
+
+
+def _variables(kept: local.Server) -> dict[str, str]:
+    """Return the environment in which boto3 and the AWS CLI call a kept engine."""
+    region = {"AWS_DEFAULT_REGION": local.REGION, "AWS_REGION": local.REGION}
+    return {"AWS_ENDPOINT_URL": kept.endpoint_url} | kept.credentials.variables() | region
 
 
 @engine_app.command()
@@ -121,8 +126,11 @@ def stop(name: Name = "embedded", docker: Docker = False) -> None:
         localstack.compose("down", "--volumes")
         typer.echo("stopped")
         return
+    names = [*_variables(kept)] if (kept := server.kept()) else []
     kept = server.unkeep()
     typer.echo(f"stopped pid {kept.pid}" if kept else f"no {name} engine was running")
+    if kept and os.environ.get("AWS_ENDPOINT_URL") == kept.endpoint_url:
+        typer.echo(f"this shell still names it: unset {' '.join(names)}")
 
 
 @engine_app.command()

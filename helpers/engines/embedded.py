@@ -87,7 +87,10 @@ class Embedded(local.Local):
     server = Server
     environment = machine.ENVIRONMENT
     health = "/_ministack/health"
-    remedy = "unset it and one is started, or start one with `./lab engine start`"
+    remedy = (
+        "`unset AWS_ENDPOINT_URL` and the lab finds or starts one, or `./lab engine start` and then "
+        '`eval "$(./lab engine env)"`'
+    )
     _own: Server | None = None
 
     def _fall_back(self) -> str:
