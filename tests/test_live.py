@@ -351,7 +351,7 @@ SMALL = Experiment(4, siphon_share=1, worker_concurrency=2, limited_seconds=0.05
 
 def test_runs_on_a_bench_obey_their_own_settings(engine):
     """Each run reaches its limits and passes none, on one stack that is updated, with environments kept."""
-    base = Experiment(20, siphon_share=1, worker_concurrency=2, limited_seconds=0.15)
+    base = Experiment(20, siphon_share=1, worker_concurrency=2, limited_seconds=0.4)
     names, workers = set(), []
     with engine.bench() as run:
         for limit, at_once, batch, visibility in ((2, 4, 1, 180), (6, 14, 2, 240), (3, 8, 1, 190)):

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from helpers import Trace, checks
 from helpers.drills import until
-from tests.faults.runner import FEW, FLEET
-from tests.faults.trial import Damage, Place, counted, damage, ended, fault
+from tests.faults.runner import FEW, FLEET, go_on, waiting
+from tests.faults.trial import Damage, Place, counts, damage, ended, fault
 
 HOUR_SECONDS = 3600
 STEPS = {"forward": HOUR_SECONDS, "back": -HOUR_SECONDS}
@@ -30,8 +30,9 @@ if any("fleet_worker" in argument for argument in sys.orig_argv):
 
 def stepped(place: Place, runs: dict[str, subprocess.Popen[str]]) -> list[Trace]:
     """The traces of runs whose clocks are set once items of all of them have come back."""
-    until(lambda: counted(place.engine) >= 30, "items come back")
+    until(lambda: len(back := counts(place.engine)) == 2 and min(back) >= 10, "items of both come back")
     (place.folder / "sign").touch()
+    go_on(place)
     for process in runs.values():
         ended(process)
     return [Trace.load(place.folder / f"{name}.parquet") for name in runs]
@@ -48,8 +49,8 @@ def workers_clock_is_set(place: Place) -> Damage:
         clock = CLOCK.format(step=step, sign=str(place.folder / "sign"))
         customize.write_text(clock + OF_THE_WORKERS)
         file = place.folder / f"{name}.parquet"
-        script = f"engine.run({few!r}, progress=False).save({str(file)!r})"
-        runs[name] = place.start(script, PYTHONPATH=str(customize.parent))
+        script = waiting(place, 30) + f"engine.run({few!r}, progress=False).save({str(file)!r})"
+        runs[name] = place.start(script, name, PYTHONPATH=str(customize.parent))
     found = Damage(0)
     for trace in stepped(place, runs):
         found += damage(trace)
@@ -71,7 +72,7 @@ def runners_clock_is_set(place: Place) -> Damage:
         clock = CLOCK.format(step=step, sign=str(place.folder / "sign"))
         file = place.folder / f"{name}.parquet"
         script = f"time.time = stepping\nengine.run({few!r}, progress=False).save({str(file)!r})"
-        runs[name] = place.start(clock + script)
+        runs[name] = place.start(waiting(place, 30) + clock + script, name)
     found = Damage(0)
     for trace in stepped(place, runs):
         found += damage(trace)

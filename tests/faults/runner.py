@@ -14,6 +14,7 @@ from tests.faults.trial import (
     Place,
     afterwards,
     counted,
+    counts,
     damage,
     ended,
     failed,
@@ -27,8 +28,9 @@ FEW = Experiment(
     worker_concurrency=4,
     cold_start=True,
     direct_seconds=0.02,
-    limited_seconds=0.2,
+    limited_seconds=2.0,
 )
+"""What runs until it is ended: its direct lane is back at once, its limited lane takes most of a minute."""
 FLEET = replace(FEW, consumer="fleet")
 RUN = "engine.run({!r}, progress=False)\n"
 HELD = """
@@ -49,6 +51,35 @@ def held(module, name, when=lambda *given: True):
 
 """
 """Functions so held say `here` when they are called first, and wait there, for a signal."""
+WAITING = """
+from pathlib import Path
+from helpers import fleet, stack
+
+task = '    time.sleep(item["task_seconds"])\\n'
+wait = '''
+    while item["item"] >= {first} and not os.path.exists({folder!r} + "/go on"):
+        open({folder!r} + f"/waits-{{os.getpid()}}", "w").close()
+        time.sleep(0.1)
+'''
+
+def waiting(code):
+    assert code.count(task) == 1
+    return code.replace(task, task + wait[1:])
+
+def template(*given, made=stack.template, **more):
+    changed = made(*given, **more)
+    code = changed["Resources"]["Worker"]["Properties"]["Code"]
+    code["ZipFile"] = waiting(code["ZipFile"])
+    return changed
+
+stack.template = template
+handler = live.RUNS / "waiting_worker.py"
+handler.parent.mkdir(exist_ok=True)
+handler.write_text(waiting(fleet.HANDLER.read_text()))
+fleet.HANDLER = handler
+
+"""
+"""Limited tasks of items from `first` on wait, in Lambda and in a fleet, until `go_on` lets them."""
 STAGES = {
     "deploying": ('held(stack, "_wait", lambda *given: "create" in given[1])', None),
     "warming": ('held(live, "_warm")', None),
@@ -73,6 +104,19 @@ def obeyed(place: Place, errors: str) -> int:
     for command in commands:
         ended(place.lab(*command.split()))
     return len(commands)
+
+
+def waiting(place: Place, first: int) -> str:
+    """Return a script's beginning by which its limited tasks from this item on wait for `go_on`.
+
+    So a run has work in hand when it is harmed, however slow this process is.
+    """
+    return WAITING.format(first=first, folder=str(place.folder))
+
+
+def go_on(place: Place) -> None:
+    """Let the tasks that wait go on."""
+    (place.folder / "go on").touch()
 
 
 def interrupted(place: Place, few: Experiment) -> Damage:
@@ -163,12 +207,15 @@ def killed_runner_with_its_engine(place: Place) -> Damage:
 def two_runs_at_once(place: Place) -> Damage:
     """Each trace has all of its own items and none of the other's, and obeys all laws."""
     few = replace(FEW, items=60, limited_seconds=0.1)
-    file = place.folder / "other.parquet"
-    other = place.start(f"engine.run({few!r}, progress=False).save({str(file)!r})")
-    until(lambda: stack.deployed(place.engine), "the other is deployed")
-    own = place.engine.run(few, progress=False)
-    ended(other)
-    traces = own, Trace.load(file)
-    for trace in traces:
+    files = [place.folder / f"{name}.parquet" for name in ("one", "other")]
+    run = waiting(place, 30) + f"engine.run({few!r}, progress=False)"
+    both = [place.start(f"{run}.save({str(file)!r})", file.stem) for file in files]
+    until(lambda: len(back := counts(place.engine)) == 2 and min(back) >= 5, "items of both come back")
+    go_on(place)
+    found = Damage(0)
+    for process, file in zip(both, files, strict=True):
+        ended(process)
+        trace = Trace.load(file)
         checks.verify(trace)
-    return damage(traces[0]) + damage(traces[1])
+        found += damage(trace)
+    return found

@@ -83,7 +83,8 @@ def wire_unanswered_changes(place: Place) -> Damage:
         Fault("unanswered", 0.5, "stepfunctions", "StartExecution"),
     ]
     found = Damage(0)
-    few = replace(FEW, consumer="lambda", items=20)
+    room = {"function_timeout_seconds": 20, "visibility_timeout_seconds": 20}
+    few = replace(FEW, consumer="lambda", items=20, **room)
     with Wire(place.engine, *changes) as wire, wire.engine.bench() as run_next:
         for workers in (2, 3, 4):
             trace = run_next(replace(few, worker_concurrency=workers), progress=False)
