@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import psutil
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from typer import rich_utils
@@ -36,6 +38,8 @@ from helpers.values import loaded
 ROOT = Path(__file__).parents[1]
 JUPYTER = Path(__file__).with_name("jupyter")
 """Settings of JupyterLab: without its announcements, for which it would ask jupyter.org; its kernel."""
+JUPYTER_ENDS_SECONDS = 30
+"""How long JupyterLab may take to end its kernels and itself; what is left then is killed."""
 REPORT = "05_benchmark_concurrency"
 """The notebook that also reports on a finished sweep."""
 
@@ -89,7 +93,7 @@ def run(
     """
     paths = notebooks.resolve(names or [])
     parameters = assigned(param) | {"engine": place.name} | ({} if scale is None else {"scale": scale})
-    folder = out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    folder = out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     if place.paid:
         declared = [notebooks.usd_of(path, parameters.get("scale", "quick")) for path in paths]
         place.announce(f"{len(paths)} notebooks", sum(declared))
@@ -216,7 +220,7 @@ def observe(
     reader.check(arn)
     with place.free().running() as connected:
         seen = observing.execution(connected, arn, sample)
-    folder = seen.save(out or RUNS / f"observe-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    folder = seen.save(out or RUNS / f"observe-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
     if as_json:
         typer.echo(json.dumps(seen.to_dict()))
         return
@@ -265,7 +269,7 @@ def open_lab(
         "JUPYTER_CONFIG_PATH": os.pathsep.join(paths),
         "JUPYTER_PATH": os.pathsep.join(kernels),
     }
-    with place.shared(RUNS / f"open-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") as connected:
+    with place.shared(RUNS / f"open-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}") as connected:
         typer.echo(f"engine {place.name} at {connected.endpoint_url}")
         with subprocess.Popen([*command, *(arguments or [])], env=os.environ | environment) as server:
             if sys.stdin.isatty():  # then Ctrl-C is JupyterLab's, too, which asks whether it is meant
@@ -273,8 +277,24 @@ def open_lab(
             try:
                 raise typer.Exit(server.wait())
             finally:
-                server.terminate()
-                server.wait()  # and its kernels; after Ctrl-C the block alone would not wait for them
+                _end(server)
+
+
+def _end(jupyter: subprocess.Popen[bytes]) -> None:
+    """Terminate JupyterLab and wait for its end; kill it and its kernels when it does not end in time."""
+    started: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):  # it has ended
+        started = psutil.Process(jupyter.pid).children(recursive=True)
+    jupyter.terminate()
+    try:
+        jupyter.wait(JUPYTER_ENDS_SECONDS)
+    except subprocess.TimeoutExpired:
+        typer.echo(f"JupyterLab has not ended within {JUPYTER_ENDS_SECONDS} s; it is killed with its kernels")
+        jupyter.kill()
+        jupyter.wait()
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 app.command("predict")(simulating.predict_run)

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import browsing
 import nbformat
@@ -38,6 +40,8 @@ Its server lists a kernel before it has noted when that was last active (jupyter
 """
 PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 VIEW = {"viewport": {"width": 1280, "height": 960}}
+STEP_SECONDS = 90
+"""How long each step of closing may take: only one that never comes takes so long."""
 CONTRAST = 4.5
 """The least ratio of luminances at which text is legible, by WCAG 2.2, 1.4.3."""
 
@@ -185,6 +189,15 @@ class Notebook:
         """How many figures are seen."""
         shown = "images => images.filter(image => image.naturalWidth > 0).length"
         return self.page.eval_on_selector_all(f"{PANEL} .jp-OutputArea-output img", shown)
+
+
+def follow(page, steps: dict[str, Callable[[], bool]], about: Callable[[], str]) -> None:
+    """Wait for one step after another; the first that does not happen fails, with what is known about it."""
+    for step, has_happened in steps.items():
+        give_up = time.monotonic() + STEP_SECONDS
+        while not has_happened():
+            assert time.monotonic() < give_up, f"{step}: not within {STEP_SECONDS} s\n{about()}"
+            page.wait_for_timeout(100)  # in which its events are heard
 
 
 def contrast(text) -> float:
@@ -339,6 +352,19 @@ def test_an_exercise_answers_at_once(browser, jupyterlab):
                 picture(page, f"00_{theme}_{told}")
 
 
+def test_a_jupyterlab_that_hangs_is_killed(tmp_path):
+    """Ctrl-C ends `lab open` and all that it started, even when JupyterLab no longer hears a signal."""
+    with lab_open(tmp_path) as opened:
+        assert opened.url()
+        [server] = [
+            child
+            for child in psutil.Process(opened.process.pid).children()
+            if "jupyterlab" in child.cmdline()
+        ]
+        server.suspend()
+    assert "it is killed with its kernels" in opened.said
+
+
 def test_closing_leaves_nothing(browser, engine, tmp_path):
     """File, Shut Down ends JupyterLab, its kernels and the lab, and what a notebook left is destroyed."""
     with lab_open(tmp_path, "--endpoint", engine.endpoint_url) as opened:
@@ -350,8 +376,9 @@ def test_closing_leaves_nothing(browser, engine, tmp_path):
         )
         left.cells = [nbformat.v4.new_code_cell(deploy)]
         nbformat.write(left, opened.notebooks / "left.ipynb")
-        # What asks a server that has gone is told so.
-        with visit(browser, opened.url(), allowed=("ERR_CONNECTION_REFUSED", "WebSocket", *STARTING)) as page:
+        # What asks a server that has gone is told so, as is what asked it to go.
+        gone_by = ("ERR_CONNECTION_REFUSED", "WebSocket", "/api/shutdown")
+        with visit(browser, opened.url(), allowed=(*gone_by, *STARTING)) as page:
             notebook = Notebook(page, opened.notebooks / "left.ipynb")
             notebook.menu("Run", "Run All Cells")
             notebook.finished()
@@ -359,9 +386,18 @@ def test_closing_leaves_nothing(browser, engine, tmp_path):
                 name for name in stack.deployed(engine) if name in notebook.cell("deploy").inner_text()
             ]
             everything = psutil.Process(opened.process.pid).children(recursive=True)
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(f"{request.method} {urlsplit(request.url).path}"))
             notebook.menu("File", "Shut Down")
-            page.get_by_role("button", name="Shut Down").click()
-            opened.process.wait(GIVE_UP_SECONDS)
+            page.locator(".jp-Dialog").get_by_role("button", name="Shut Down").click()
+            steps = {
+                "the dialog closes": lambda: page.locator(".jp-Dialog").count() == 0,
+                "the session is ended": lambda: any("DELETE /api/sessions/" in one for one in asked),
+                "the server is asked to end": lambda: "POST /api/shutdown" in asked,
+                "the server begins to end": lambda: "Shutting down on /api/shutdown request" in opened.said,
+                "`lab open` ends": lambda: opened.process.poll() is not None,
+            }
+            follow(page, steps, lambda: f"asked since the click: {asked}\n{opened.said}")
     assert [process for process in everything if not gone(process.pid)] == []
     assert opened.process.returncode == 0
     assert f"destroyed {deployed}, which was left" in opened.said
