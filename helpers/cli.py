@@ -37,7 +37,7 @@ from helpers.values import loaded
 
 ROOT = Path(__file__).parents[1]
 JUPYTER = Path(__file__).with_name("jupyter")
-"""Settings of JupyterLab: without its announcements, for which it would ask jupyter.org; its kernel."""
+"""JupyterLab's program, kernel and settings: no announcements, for which it would ask jupyter.org."""
 JUPYTER_ENDS_SECONDS = 30
 """How long JupyterLab may take to end its kernels and itself; what is left then is killed."""
 REPORT = "05_benchmark_concurrency"
@@ -258,7 +258,7 @@ def open_lab(
 
     Example: ./lab open -- --no-browser --port 8899
     """
-    command = [sys.executable, "-P", "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]
+    command = [sys.executable, "-P", str(JUPYTER / "server.py"), "--ServerApp.ip=127.0.0.1"]
     command += [f"--ServerApp.root_dir={notebooks.NOTEBOOKS}", "--LabApp.extension_manager=readonly"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")

@@ -1,5 +1,7 @@
 """In a real browser: JupyterLab as `lab open` starts it, used as a learner would."""
 
+import contextlib
+import http.client
 import http.server
 import json
 import os
@@ -10,9 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,6 +28,7 @@ from colours import luminance
 from processes import gone
 
 from helpers import notebooks, stack
+from helpers.cli import JUPYTER
 from helpers.drills import until
 from helpers.engines import local
 
@@ -95,7 +98,7 @@ class Opened:
         return f"{told[0]}&reset"
 
 
-@contextmanager
+@contextlib.contextmanager
 def lab_open(place: Path, *options: str) -> Iterator[Opened]:
     """A `lab open` that ends with the block, by Ctrl-C if it has not; nothing of it stays."""
     opened = Opened(place, *options)
@@ -359,10 +362,34 @@ def test_a_jupyterlab_that_hangs_is_killed(tmp_path):
         [server] = [
             child
             for child in psutil.Process(opened.process.pid).children()
-            if "jupyterlab" in child.cmdline()
+            if str(JUPYTER / "server.py") in child.cmdline()
         ]
         server.suspend()
     assert "it is killed with its kernels" in opened.said
+
+
+def test_closing_waits_for_no_answer(tmp_path):
+    """File, Shut Down ends JupyterLab also while it reads a folder for somebody."""
+    with lab_open(tmp_path) as opened:
+        for number in range(3_000):
+            (opened.notebooks / f"{number}.txt").touch()
+        address = urlsplit(opened.url())
+
+        def ask(method: str, path: str) -> None:
+            request = urllib.request.Request(
+                f"http://{address.netloc}/api/{path}?{address.query}", method=method
+            )
+            with contextlib.suppress(OSError, http.client.HTTPException):  # it ends before it has answered
+                urllib.request.urlopen(request, timeout=GIVE_UP_SECONDS).read()
+
+        reader = threading.Thread(target=ask, args=("GET", "contents"))
+        reader.start()
+        reader.join(0.5)
+        ask("POST", "shutdown")
+        opened.process.wait(STEP_SECONDS)
+        reader.join()
+    assert opened.process.returncode == 0
+    assert "Shutting down on /api/shutdown request" in opened.said
 
 
 def test_closing_leaves_nothing(browser, engine, tmp_path):
