@@ -104,7 +104,7 @@ def run(
     for result in results:
         typer.echo(f"{'ok    ' if result.ok else 'FAILED'} {result.seconds:6.1f} s  {result.name}")
         if not result.ok:
-            typer.echo(f"       cell {result.cell}: {plain(str(result.error))}", err=True)
+            typer.echo(f"       {plain(result.failure)}", err=True)
     usd = sum(result.usd for result in results)
     typer.echo(f"{'cost' if place.paid else 'would cost'} at most {budget.dollars(usd)} on AWS, as estimated")
     passed = all(result.ok for result in results)
@@ -193,7 +193,7 @@ def sweep(
     result = notebooks.report(notebook, folder, parameters | {"objective": objective}, progress=False)
     typer.echo(f"see {folder / 'report.html'}")
     if not result.ok:
-        broken.append(f"report.ipynb, cell {result.cell}: {result.error}")
+        broken.append(f"report.ipynb, {result.failure}")
     for sentence in broken:
         typer.echo(plain(sentence), err=True)
     if broken:

@@ -38,6 +38,7 @@ from helpers.errors import FileError, LabError, NotebookError
 from helpers.exercises.telling import EXERCISE, UNATTENDED
 from helpers.files import NO_ROOM, for_sockets, unwritten, write_whole
 from helpers.formatting import markup, plain
+from helpers.resources import lacking
 from helpers.values import literal
 
 # papermill, nbformat and nbconvert take a second to import, and every kernel imports this module for
@@ -80,6 +81,11 @@ class Result:
     figures: int
     usd: float
     exercises: dict[str, dict[str, str | None]]
+
+    @property
+    def failure(self) -> str:
+        """What failed, after the number of the cell where one was executed."""
+        return f"cell {self.cell}: {self.error}" if self.cell is not None else str(self.error)
 
     @property
     def solved(self) -> bool:
@@ -209,7 +215,7 @@ def execute(
     except FileError:
         raise
     except Exception as failure:  # before the first cell: the kernel did not start
-        error = f"{type(failure).__name__}: {failure}"
+        error = _not_executed(failure)
     return _result(saved, time.monotonic() - begun, index, error, _spent() - spent)
 
 
@@ -544,6 +550,17 @@ def _sentence(failure: Any) -> str:
         shown = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(failure.traceback))
         message = "".join(re.findall(r"^-+> \d+ (.*)$", shown, re.MULTILINE)[-1:]).strip()
     return f"{failure.ename}: {message}" if message else str(failure.ename)
+
+
+def _not_executed(failure: Exception) -> str:
+    """Return why a notebook could not be executed, and what to do about it."""
+    # An error of ZeroMQ is no OSError, and names what ran out all the same.
+    if reason := lacking(failure) or lacking(str(failure)):
+        return f"the notebook could not be executed, as {reason}"
+    return (
+        f"the notebook could not be executed ({type(failure).__name__}: {failure}); look at what its kernel "
+        "has printed, and at `./lab doctor`"
+    )
 
 
 def _spent() -> float:

@@ -2,6 +2,7 @@
 
 # ruff: noqa: SIM300 -- asserts read expected == actual
 
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
+import zmq
 from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager
 
 from helpers import notebooks
 from helpers.checks import LawBroken
@@ -284,8 +287,22 @@ def test_kernel_that_does_not_start_is_a_failure(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(notebooks, "__name__", "helpers.no_such_extension")
     result = execute(write(tmp_path), tmp_path / "out", {}, progress=False)
     assert (False, None) == (result.ok, result.cell)
-    assert "Kernel died" in (result.error or "")
+    assert "Kernel died" in result.failure
+    assert "./lab doctor" in result.failure
     assert result.path.exists()
+
+
+@pytest.mark.parametrize("kind", [OSError, zmq.ZMQError])
+def test_what_ran_out_before_the_first_cell_is_named_with_its_remedy(tmp_path, monkeypatch, kind) -> None:
+    """A notebook whose kernel gets no descriptor says so in one line, and names no cell."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise kind(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(AsyncKernelManager, "start_kernel", refuse)
+    result = execute(write(tmp_path), tmp_path / "out", {}, progress=False)
+    assert result.failure.startswith("the notebook could not be executed, as this process may open no more")
+    assert "`ulimit -n`" in result.failure
 
 
 def test_notebook_gets_the_parameters_that_it_has(tmp_path: Path) -> None:
