@@ -25,7 +25,7 @@ def draw(
 ) -> None:
     """Draw a workflow's state machine as a graph.
 
-    Example: ./lab graph combined --coloured-by runs/observe/trace.parquet --out combined.svg
+    Example: ./lab graph combined --coloured-by trace.parquet --out combined.svg
     """
     trace = Trace.load(coloured_by) if coloured_by else None
     typer.echo(graph(workflow, machine, trace).save(out or Path(f"{workflow}.svg")))
