@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -379,9 +380,14 @@ def test_closing_waits_for_no_answer(tmp_path):
             request = urllib.request.Request(
                 f"http://{address.netloc}/api/{path}?{address.query}", method=method
             )
-            with contextlib.suppress(OSError, http.client.HTTPException):  # it ends before it has answered
+            with contextlib.suppress(ConnectionError, http.client.HTTPException):  # it may end unanswered
                 urllib.request.urlopen(request, timeout=GIVE_UP_SECONDS).read()
 
+        def listens() -> bool:
+            with socket.socket() as asking:
+                return asking.connect_ex((address.hostname, address.port)) == 0
+
+        until(listens, "JupyterLab listens, which it does after it has said where")
         reader = threading.Thread(target=ask, args=("GET", "contents"))
         reader.start()
         reader.join(0.5)
