@@ -170,7 +170,9 @@ class Trace:
             # Given a path, pandas would also read columns from "item=3/".
             whole = pd.read_parquet(io.BytesIO(content), page_checksum_verification=True)
         except FileNotFoundError as error:
-            raise TraceError(f"{path}: is not there; give a file that a run or `lab observe` wrote.") from error
+            raise TraceError(
+                f"{path}: cannot be read: {error.strerror}; give a trace that was saved"
+            ) from error
         except Exception as error:  # what a damaged file makes of its readers is nowhere listed
             raise TraceError(f"{path}: cannot be read as Parquet ({error}); record the run again.") from error
         about: dict[str, Any] = {str(key): value for key, value in whole.attrs.items()}

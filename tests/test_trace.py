@@ -355,6 +355,6 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
 
 def test_a_trace_that_is_not_there_is_not_told_as_damaged(tmp_path):
     """A file that does not exist is named as that; nobody is told to record the run again."""
-    with pytest.raises(TraceError, match=r"gone\.parquet: is not there") as told:
+    with pytest.raises(TraceError, match=r"gone\.parquet: cannot be read: No such file") as told:
         Trace.load(tmp_path / "gone.parquet")
     assert "record" not in str(told.value)
