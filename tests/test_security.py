@@ -224,7 +224,7 @@ def command_of_open(monkeypatch) -> list[str]:
     monkeypatch.setattr("helpers.commands.places.connect", lambda *_, **__: contextlib.nullcontext(engine))
     monkeypatch.setattr("helpers.commands.places.Place.connect", lambda _: contextlib.nullcontext(engine))
     with monkeypatch.context() as patch:
-        server = SimpleNamespace(wait=lambda: 0, terminate=lambda: None)
+        server = SimpleNamespace(pid=0, wait=lambda *_: 0, terminate=lambda: None)
         patch.setattr(
             subprocess,
             "Popen",
