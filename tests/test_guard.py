@@ -312,8 +312,9 @@ def test_the_hash_that_is_signed_is_that_of_the_body():
     assert refused(*made[:2], made[2] | {"X-Amz-Content-SHA256": "0" * 64}).code == "SignatureDoesNotMatch"
 
 
-def presigned(version, **options):
-    client = boto3.client(
+def presigner(version):
+    """A client of S3 that presigns URLs by this version of the signature, as boto3 names it."""
+    return boto3.client(
         "s3",
         "us-east-1",
         endpoint_url=f"http://{HOST}",
@@ -321,7 +322,10 @@ def presigned(version, **options):
         aws_secret_access_key=KEYS.secret_key,
         config=Config(signature_version=version),
     )
-    url = client.generate_presigned_url("get_object", {"Bucket": "b", "Key": "a é"}, **options)
+
+
+def presigned(version, **options):
+    url = presigner(version).generate_presigned_url("get_object", {"Bucket": "b", "Key": "a é"}, **options)
     return f"{urlsplit(url).path}?{urlsplit(url).query}"
 
 
@@ -384,15 +388,7 @@ def test_a_presigned_url_takes_no_chunks_though_it_was_made_for_them(name):
 
 def presigned_v2(operation, **parameters):
     """A target that boto3 presigns by the older signature."""
-    client = boto3.client(
-        "s3",
-        "us-east-1",
-        endpoint_url=f"http://{HOST}",
-        aws_access_key_id=KEYS.access_key,
-        aws_secret_access_key=KEYS.secret_key,
-        config=Config(signature_version="s3"),
-    )
-    url = client.generate_presigned_url(operation, {"Bucket": "b", "Key": "k"} | parameters)
+    url = presigner("s3").generate_presigned_url(operation, {"Bucket": "b", "Key": "k"} | parameters)
     return url.removeprefix(f"http://{HOST}")
 
 
